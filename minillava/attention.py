@@ -1,0 +1,62 @@
+"""Attention: softmax(q k^T / sqrt(D)) v. One function, several implementations, one place that chooses.
+
+Attention Is All You Need (arXiv 1706.03762), section 3.2.1, with grouped queries (arXiv 2305.13245): H query heads share K key/value heads.
+Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S positions, so a prompt (T = S), a token decoded
+against a cache (T = 1) and a question after a cached prefix (1 < T < S) are all the same call.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, implementation: str = "sdpa", start: Tensor | None = None) -> Tensor:
+    """Attend. `start` (B,) int64: each row's first real position, when rows are padded on the left. A query that sees no key gives zeros.
+
+    Raises ValueError for an unknown implementation and for head counts that do not divide.
+    """
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads: one must divide the other")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    return globals()[IMPLEMENTATIONS[implementation]](q, k, v, causal=causal, start=start)
+
+
+IMPLEMENTATIONS = {"eager": "eager_attention", "sdpa": "sdpa_attention"}  # names, not functions: looked up when called, so that a student's version counts
+
+
+def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tensor | None:
+    """Which key each query may see: True = visible, (T, S) or (B, 1, T, S); None when every key is."""
+    mask = None
+    if causal and T > 1:
+        mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    if start is not None:
+        real = torch.arange(S, device=device) >= start[:, None]  # (B, S)
+        real = real[:, None, None, :].expand(-1, 1, T, -1)  # (B, 1, T, S)
+        mask = real if mask is None else real & mask
+    return mask
+
+
+def eager_attention(q, k, v, *, causal, start=None):
+    """The formula, line by line: the specification of all the others."""
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
+    mask = visible(q.shape[2], k.shape[2], causal, start, q.device)
+    if mask is None:
+        return scores.softmax(-1) @ v
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+    if start is not None:  # only left padding can leave a query with nothing to see
+        weights = weights.masked_fill(~mask, 0)
+    return weights @ v
+
+
+def sdpa_attention(q, k, v, *, causal, start=None):
+    """PyTorch's fused kernels. They read "causal" as top-left aligned, so it serves only a whole prompt; else the mask is given."""
+    T, S = q.shape[2], k.shape[2]
+    whole_prompt = causal and T == S and start is None
+    mask = None if whole_prompt else visible(T, S, causal, start, q.device)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole_prompt and T > 1, enable_gqa=q.shape[1] != k.shape[1])

@@ -1,0 +1,142 @@
+"""The shapes of a model, read from and written to Hugging Face's `config.json`.
+
+Frozen, nested dataclasses. A sub-config on the Hub is often partial; what it leaves out takes the default of transformers' class for that part
+(CLIPVisionConfig, LlamaConfig), which are the defaults below. LLaVA: arXiv 2304.08485, section 4.1; LLaVA-1.5: arXiv 2310.03744, section 3.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+
+from minillava.errors import UserError
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """CLIP's vision tower (arXiv 2103.00020). The defaults are CLIPVisionConfig's: ViT-B/32."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    num_channels: int = 3
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @classmethod
+    def from_hf(cls, values: dict) -> "VisionConfig":
+        _expect(values, "model_type", ("clip_vision_model", "clip"), "vision tower")
+        _expect(values, "hidden_act", ("quick_gelu", "gelu"), "vision activation")
+        return _build(cls, values)
+
+    def to_hf(self) -> dict:
+        return {"model_type": "clip_vision_model", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """LLaMA (arXiv 2302.13971) and its kin: Vicuna, TinyLlama, SmolLM2. The defaults are LlamaConfig's."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None  # None: as many as query heads
+    head_dim: int | None = None  # None: hidden_size / num_attention_heads
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: dict | None = None  # {"rope_type": "linear" | "llama3", "factor": ...}
+    tie_word_embeddings: bool = False
+    bos_token_id: int = 1
+    eos_token_id: int | list[int] = 2
+
+    def __post_init__(self):
+        object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
+        object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
+
+    @classmethod
+    def from_hf(cls, values: dict) -> "TextConfig":
+        _expect(values, "model_type", ("llama",), "language model")
+        _expect(values, "hidden_act", ("silu",), "language model activation")
+        for bias in ("attention_bias", "mlp_bias"):
+            _expect(values, bias, (False,), f"language model with {bias}")
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}  # transformers 5 | 4
+        rope = {("rope_type" if key == "type" else key): value for key, value in rope.items()}
+        kind = rope.get("rope_type", "default")
+        _expect({"rope_type": kind}, "rope_type", ("default", "linear", "llama3"), "RoPE scaling")
+        theta = rope.pop("rope_theta", values.get("rope_theta", cls.rope_theta))
+        return _build(cls, {**values, "rope_theta": theta, "rope_scaling": None if kind == "default" else rope})
+
+    def to_hf(self) -> dict:
+        rope = {"rope_theta": self.rope_theta, "rope_type": "default", **(self.rope_scaling or {})}
+        return {"model_type": "llama", "hidden_act": "silu", "rope_parameters": rope, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class LlavaConfig:
+    """A LLaVA: tower, projector, language model, and how they meet."""
+
+    vision_config: VisionConfig = field(default_factory=VisionConfig)
+    text_config: TextConfig = field(default_factory=TextConfig)
+    image_token_id: int = 32000
+    vision_feature_layer: int = -2  # hidden_states[-2]: the output of the last block but one
+    vision_feature_select_strategy: str = "default"  # "default" drops CLS, "full" keeps it
+    projector_type: str = "mlp2x_gelu"  # "linear" is LLaVA v1, "mlp2x_gelu" LLaVA-1.5
+
+    @property
+    def image_tokens(self) -> int:
+        """P: how many embeddings one picture becomes."""
+        return self.vision_config.num_patches + (self.vision_feature_select_strategy == "full")
+
+    @classmethod
+    def from_hf(cls, values: dict) -> "LlavaConfig":
+        _expect(values, "model_type", ("llava",), "model")
+        _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
+        _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
+        _expect(values, "projector_type", ("linear", "mlp2x_gelu"), "projector_type")
+        vision, text = dict(values.get("vision_config") or {}), dict(values.get("text_config") or {})
+        text.setdefault("tie_word_embeddings", values.get("tie_word_embeddings", False))
+        image_token_id = values.get("image_token_id", values.get("image_token_index", 32000))
+        return _build(cls, {**values, "vision_config": VisionConfig.from_hf(vision), "text_config": TextConfig.from_hf(text), "image_token_id": image_token_id})
+
+    def to_hf(self) -> dict:
+        return {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "model_type": "llava",
+            "vision_config": self.vision_config.to_hf(),
+            "text_config": self.text_config.to_hf(),
+            "image_token_index": self.image_token_id,
+            "image_seq_length": self.image_tokens,
+            "vision_feature_layer": self.vision_feature_layer,
+            "vision_feature_select_strategy": self.vision_feature_select_strategy,
+            "projector_type": self.projector_type,
+            "projector_hidden_act": "gelu",
+            "tie_word_embeddings": self.text_config.tie_word_embeddings,
+        }
+
+
+def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:
+    value = values.get(key)
+    if value is not None and value not in allowed:
+        raise UserError(f"config.json: {what} {value!r} is not supported; this project knows {' and '.join(map(repr, allowed))}")
+
+
+def _build(cls, values: dict):
+    """Keep the fields that `cls` knows and check their types: a config is a data file, and not to be trusted."""
+    known = {}
+    for item in fields(cls):
+        value = values.get(item.name)
+        if value is None:
+            continue
+        integer = item.type in (int, "int", int | None, "int | None")
+        if integer and (not isinstance(value, int) or isinstance(value, bool) or (value <= 0 and item.name.startswith(("hidden", "inter", "num", "image_size", "patch", "vocab", "head", "max")))):
+            raise UserError(f"config.json: {item.name} must be a positive whole number, not {value!r}")
+        known[item.name] = value
+    return cls(**known)

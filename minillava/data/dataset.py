@@ -1,0 +1,140 @@
+"""Training samples: LLaVA's JSON with a folder of pictures, or scenes made as they are needed; and a batch of them as tensors.
+
+The JSON is the original's: a list of {"id", "image" (absent in text-only samples), "conversations": [{"from": "human" | "gpt", "value": ...}]},
+the first question holding "<image>" once. A sample is (turns, picture or None); which samples a step sees follows from seed and step alone.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minillava.conversation import IGNORE_INDEX, Encoded, Turn
+from minillava.data.scene_language import captions, questions
+from minillava.data.scenes import sample_scene
+from minillava.errors import UserError
+from minillava.files import inside
+
+SHORT_ANSWERS = "Answer the question using a single word or phrase."  # LLaVA-1.5's response-format prompt (arXiv 2310.03744, section 3.2)
+SPEAKERS = {"human": "user", "gpt": "assistant"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    turns: list[Turn]
+    picture: object = None  # a PIL image or a path; None in a text-only sample
+
+
+class SceneSamples:
+    """Endless scenes: stage 1 gives a picture and a caption, stage 2 a conversation about it. Sample i is the same on every machine."""
+
+    def __init__(self, stage: int, questions_per_scene: int = 8):
+        self.stage, self.questions_per_scene = stage, questions_per_scene
+
+    def __getitem__(self, index: int) -> Sample:
+        scene, rng = sample_scene(index), np.random.default_rng([self.stage, index])
+        if self.stage == 1:
+            return Sample([("user", ""), ("assistant", captions(scene, rng, 1)[0])], scene.render())
+        return Sample(conversation_about(scene, rng, self.questions_per_scene), scene.render())
+
+    def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
+        first = (seed << 32) + step * batch_size  # each seed has its own scenes
+        return list(range(first, first + batch_size))
+
+
+def conversation_about(scene, rng, count: int) -> list[Turn]:
+    """`count` questions and their answers; four times in ten the first asks for short ones, and all are."""
+    short = rng.random() < 0.4
+    turns: list[Turn] = []
+    for question in questions(scene, rng, count, short):
+        request = f"{question.text}\n{SHORT_ANSWERS}" if short and not turns else question.text
+        turns += [("user", request), ("assistant", question.short if short else question.answer)]
+    return turns
+
+
+class JsonSamples:
+    """LLaVA's JSON. Everything that can be checked without opening the pictures is checked here, before the training starts."""
+
+    def __init__(self, path: str | Path, images: str | Path | None):
+        self.records = _read_records(Path(path))
+        self.images = Path(images) if images else None
+        for number, record in enumerate(self.records):
+            try:
+                self._sample(record)
+            except UserError as error:
+                raise UserError(f"{path}: record {number} (id {record.get('id')!r}): {error}") from None
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._sample(self.records[index])
+
+    def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
+        """Every sample once an epoch, each epoch in an order of its own."""
+        return [self._at(position, seed) for position in range(step * batch_size, (step + 1) * batch_size)]
+
+    def _at(self, position: int, seed: int) -> int:
+        epoch, place = divmod(position, len(self.records))
+        if getattr(self, "_epoch", None) != (seed, epoch):
+            self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self.records))
+        return int(self._order[place])
+
+    def _sample(self, record: dict) -> Sample:
+        turns = _turns(record)
+        marks = sum(text.count("<image>") for speaker, text in turns)
+        if not record.get("image"):
+            if marks:
+                raise UserError("the conversation holds <image> but the record names no picture")
+            return Sample(turns)
+        if marks != 1 or "<image>" not in turns[0][1]:
+            raise UserError(f"<image> must stand once, in the first question; it stands {marks} times")
+        if self.images is None:
+            raise UserError("the record names a picture: say with --images in which folder it lies")
+        picture = inside(self.images, str(record["image"]))
+        if not picture.is_file():
+            raise UserError(f"the picture {record['image']} is not in {self.images}")
+        return Sample([("user", turns[0][1].replace("<image>", "").strip()), *turns[1:]], picture)
+
+
+def _read_records(path: Path) -> list[dict]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path} must hold a list of records, each an object with conversations, as LLaVA's data does")
+    if not records:
+        raise UserError(f"{path} holds no records")
+    return records
+
+
+def _turns(record: dict) -> list[Turn]:
+    said = record.get("conversations")
+    if not isinstance(said, list) or not said or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in said):
+        raise UserError("it has no conversations: a list of {from, value} is needed")
+    for number, turn in enumerate(said):
+        expected = ("human", "gpt")[number % 2]
+        if turn.get("from") != expected:
+            raise UserError(f"turn {number + 1} is from {turn.get('from')!r} where {expected!r} is due")
+    if len(said) % 2:
+        raise UserError("the last question has no answer")
+    return [(SPEAKERS[turn["from"]], turn["value"]) for turn in said]
+
+
+def collate(samples: list[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Rows padded on the right: input_ids, labels, attention_mask (B, T) int64."""
+    T = max(len(sample.input_ids) for sample in samples)
+    batch = {
+        "input_ids": torch.full((len(samples), T), pad_id),
+        "labels": torch.full((len(samples), T), IGNORE_INDEX),
+        "attention_mask": torch.zeros(len(samples), T, dtype=torch.int64),
+    }
+    for row, sample in enumerate(samples):
+        length = len(sample.input_ids)
+        batch["input_ids"][row, :length] = torch.tensor(sample.input_ids)
+        batch["labels"][row, :length] = torch.tensor(sample.labels)
+        batch["attention_mask"][row, :length] = 1
+    return batch

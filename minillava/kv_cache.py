@@ -1,0 +1,35 @@
+"""The KV cache: keys and values of the positions already seen, so that decoding a token computes one position and not all of them.
+
+Allocated once at its full length and passed in; the model never holds it. Two tensors (L, B, K, capacity, D); `length` positions are filled.
+"""
+
+import torch
+from torch import Tensor
+
+from minillava.config import TextConfig
+
+
+class KVCache:
+    def __init__(self, config: TextConfig, batch_size: int, capacity: int, dtype=torch.float32, device="cpu"):
+        shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, capacity, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)  # (L, B, K, capacity, D)
+        self.values = torch.empty(shape, dtype=dtype, device=device)  # (L, B, K, capacity, D)
+        self.length = 0
+        self.start: Tensor | None = None  # (B,): the first real position of each row, when a batch is padded on the left
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new positions of one layer; give back all S filled so far, as views. `length` moves once, after the last layer."""
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from `length` on (a stopped answer, a withdrawn question)."""
+        self.length = min(self.length, length)

@@ -1,0 +1,150 @@
+"""LLaMA, and so Vicuna: a decoder-only transformer.
+
+LLaMA (arXiv 2302.13971), section 2.2: RMSNorm before each part (arXiv 1910.07467), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202);
+grouped-query attention (arXiv 2305.13245). input_ids (B, T) -> logits (B, T, V).
+Differs from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE turns the two halves of a head, not neighbours.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minillava.attention import attention
+from minillava.config import TextConfig
+from minillava.kv_cache import KVCache
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight. No mean is taken off, no bias added."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x, weight, eps):
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def rope_frequencies(config: TextConfig) -> Tensor:
+    """How fast each pair of a head turns, in radians a position: (D / 2,) fp32. theta^(-2i/D), slowed for longer contexts where the config says so."""
+    D = config.head_dim
+    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)
+    scaling = config.rope_scaling or {}
+    if scaling.get("rope_type") == "linear":
+        return frequencies / scaling["factor"]
+    if scaling.get("rope_type") == "llama3":  # slow turns are slowed by `factor`, fast ones kept, those between blended
+        wavelength = 2 * math.pi / frequencies
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        blend = ((scaling["original_max_position_embeddings"] / wavelength - low) / (high - low)).clamp(0, 1)
+        return (1 - blend) * frequencies / scaling["factor"] + blend * frequencies
+    return frequencies
+
+
+def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tuple[Tensor, Tensor]:
+    """cos and sin of position x frequency for the positions start..end-1: (T, D) each, both halves alike."""
+    angles = torch.arange(start, end, dtype=torch.float32, device=device)[:, None] * frequencies.to(device)  # (T, D / 2)
+    angles = torch.cat([angles, angles], -1)  # (T, D)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x_i, x_{i + D/2}) by its position's angle. Scores then depend on the distance of two positions alone."""
+    first, second = x.chunk(2, -1)  # (B, H, T, D / 2) each
+    return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+
+    def forward(self, x, cos, sin, layer, cache, start, implementation):
+        B, T, _ = x.shape
+        q = self.q_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, D)
+        k = self.k_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, D)
+        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, D)
+        q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, K, S, D)
+        x = attention(q, k, v, causal=True, implementation=implementation, start=start)
+        return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+
+
+class MLP(nn.Module):
+    """SwiGLU: the gate decides, number by number, what of `up` goes on."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cos, sin, layer, cache, start, implementation):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, start, implementation)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LanguageModel(nn.Module):
+    def __init__(self, config: TextConfig, attention: str = "sdpa"):
+        super().__init__()
+        self.config, self.attention = config, attention
+        weight = 0.02 * torch.randn(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)  # a ready weight: Embedding's own init is slow on the meta device
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.frequencies = rope_frequencies(config)  # (D / 2,): a constant, so neither a parameter nor in the files
+
+    def hidden_states(self, inputs_embeds, attention_mask=None, cache: KVCache | None = None):
+        """(B, T, C) -> (B, T, C), normed, ready for the head. `attention_mask` (B, S) is 0 on padding, at the left or the right.
+
+        Padding on the right needs nothing: no real position looks that way. On the left it is hidden from the first real position on; the
+        row's positions are shifted by it, which RoPE, being relative, does not feel.
+        """
+        past, T = (cache.length if cache else 0), inputs_embeds.shape[1]
+        start = cache.start if cache else None
+        if attention_mask is not None and not attention_mask[:, 0].all():
+            start = attention_mask.long().argmax(-1)  # (B,)
+            if cache:
+                cache.start = start
+        cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
+        x = inputs_embeds
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, index, cache, start, self.attention)
+        if cache:
+            cache.length += T
+        return self.norm(x)
+
+    def logits(self, hidden):
+        weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(hidden, weight)  # (..., V)
+
+    def forward(self, input_ids, attention_mask=None, cache: KVCache | None = None, last_only: bool = False):
+        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position."""
+        hidden = self.hidden_states(self.embed_tokens(input_ids), attention_mask, cache)
+        return self.logits(hidden[:, -1:] if last_only else hidden)

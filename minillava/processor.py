@@ -1,0 +1,206 @@
+"""What was said and shown, as what the model eats: turns and a picture to `input_ids` and `pixel_values`.
+
+    processor("What is this?", "cat.png") -> {"input_ids": (1, T) int64, "pixel_values": (1, 3, S, S) float32}
+
+The picture's P placeholder ids stand before the first question; the model puts P image features in their place. The folder format is
+transformers': what `save` writes, `AutoProcessor.from_pretrained` reads, and the other way round.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minillava.config import LlavaConfig
+from minillava.conversation import Template, Turn, encode, find_template
+from minillava.errors import UserError
+from minillava.files import read_json, write_atomically, write_json
+from minillava.image import CLIP_MEAN, CLIP_STD, open_image, preprocess
+from minillava.tokenizer import NAMES, Tokenizer
+
+BICUBIC = 3  # PIL's number, which preprocessor_config.json holds
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Tokenizer, template and picture preparation of one model; holds no state."""
+
+    tokenizer: Tokenizer
+    image_size: int
+    patch_size: int
+    vision_feature_select_strategy: str = "default"
+    template: str | Template = "llava_hf"
+    pad: bool = False
+    mean: Sequence[float] = CLIP_MEAN
+    std: Sequence[float] = CLIP_STD
+
+    def __post_init__(self):
+        find_template(self.template)
+
+    @property
+    def image_tokens(self) -> int:
+        """P: how many placeholder ids a picture takes."""
+        return (self.image_size // self.patch_size) ** 2 + (self.vision_feature_select_strategy == "full")
+
+    @property
+    def image_token_id(self) -> int:
+        return self.tokenizer.image_id
+
+    def __call__(
+        self,
+        question_or_turns: str | Sequence[Turn],
+        image: str | Path | Image.Image | None = None,
+        add_generation_prompt: bool = True,
+    ) -> dict[str, Tensor]:
+        """One question (a str) or a whole conversation, and perhaps a picture, shown before the first question.
+
+        Text that holds "<image>" or "</s>" stays text. Raises UserError for speakers out of turn and for a picture that cannot be read.
+        """
+        turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
+        image_tokens = 0 if image is None else self.image_tokens
+        ids = encode(self.tokenizer, self.template, turns, image_tokens, add_generation_prompt).input_ids
+        inputs = {"input_ids": torch.tensor([ids], dtype=torch.int64)}  # (1, T)
+        if image is not None:
+            inputs["pixel_values"] = self.pixel_values(image)
+        return inputs
+
+    def pixel_values(self, image: str | Path | Image.Image) -> Tensor:
+        """One picture for the vision tower: float32 (1, 3, S, S)."""
+        return preprocess(open_image(image), self.image_size, self.pad, self.mean, self.std)[None]  # (1, 3, S, S)
+
+    # ------------------------------------------------------------------ folders
+    @classmethod
+    def for_model(cls, tokenizer: Tokenizer, config: LlavaConfig, **options) -> "Processor":
+        """The processor that fits `config`; a tokenizer without `<image>` and `<pad>` gets them after its last id."""
+        if NAMES["image"] not in tokenizer.controls:
+            tokenizer = tokenizer.extended(NAMES["image"], NAMES["pad"])
+        if tokenizer.image_id != config.image_token_id:
+            raise UserError(
+                f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}."
+            )
+        vision = config.vision_config
+        return cls(tokenizer, vision.image_size, vision.patch_size, config.vision_feature_select_strategy, **options)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, config: LlavaConfig, template: str | Template | None = None) -> "Processor":
+        """Read tokenizer.json and how pictures are prepared.
+
+        That is preprocessor_config.json, or the "image_processor" of processor_config.json, where transformers 5 puts it. The template
+        is the one asked for, or the folder's `conversation_template`, or "llava_hf". The original LLaVA's folders have neither file:
+        they mean "v1", and `image_aspect_ratio` of their config.json says whether to pad.
+        """
+        folder = Path(folder)
+        outer, inner, original = (
+            read_json(folder / name) if (folder / name).is_file() else {}
+            for name in ("processor_config.json", "preprocessor_config.json", "config.json")
+        )
+        nested = outer.get("image_processor")
+        pictures = {**(nested if isinstance(nested, dict) else {}), **inner}
+        _check_pictures(pictures, config.vision_config.image_size)
+        stored = pictures.get("conversation_template", "llava_hf" if outer or inner else "v1")
+        return cls.for_model(
+            Tokenizer.from_file(folder),
+            config,
+            template=template or stored,
+            pad=bool(pictures.get("do_pad", original.get("image_aspect_ratio") == "pad")),
+            mean=tuple(pictures.get("image_mean", CLIP_MEAN)),
+            std=tuple(pictures.get("image_std", CLIP_STD)),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's and the processor's files, which `from_folder` and transformers' AutoProcessor read."""
+        folder, template = Path(folder), find_template(self.template)
+        tokenizer = self.tokenizer
+        tokens = {f"{role}_token": name for role, name in tokenizer.names.items() if name in tokenizer.controls}
+        image_token = tokens.pop("image_token")
+        tokenizer.save(folder / "tokenizer.json")
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",  # the tokenizer.json as it stands; LlamaTokenizer would rebuild it
+                "clean_up_tokenization_spaces": False,
+                "extra_special_tokens": {"image_token": image_token},
+                **tokens,
+            },
+        )
+        write_json(
+            folder / "preprocessor_config.json",
+            {
+                "image_processor_type": "LlavaImageProcessor" if self.pad else "CLIPImageProcessor",
+                "do_convert_rgb": True,
+                "do_resize": True,
+                "size": {"shortest_edge": self.image_size},
+                "resample": BICUBIC,
+                "do_center_crop": True,
+                "crop_size": {"height": self.image_size, "width": self.image_size},
+                "do_rescale": True,
+                "rescale_factor": 1 / 255,
+                "do_normalize": True,
+                "image_mean": list(self.mean),
+                "image_std": list(self.std),
+                **({"do_pad": True} if self.pad else {}),
+                "conversation_template": template.name,
+            },
+        )
+        write_json(
+            folder / "processor_config.json",
+            {
+                "processor_class": "LlavaProcessor",
+                "image_token": image_token,
+                "patch_size": self.patch_size,
+                "num_additional_image_tokens": 1,  # CLS, which the strategy "default" drops again
+                "vision_feature_select_strategy": self.vision_feature_select_strategy,
+            },
+        )
+        write_atomically(folder / "chat_template.jinja", chat_template(template, tokenizer))
+
+
+def _check_pictures(pictures: dict, image_size: int) -> None:
+    """The settings are from a file: those that this project does not follow are an error."""
+    crop = pictures.get("crop_size", image_size)
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    if crop != {"height": image_size, "width": image_size}:
+        raise UserError(f"preprocessor_config.json cuts pictures to {crop}, but the vision tower takes {image_size} x {image_size}.")
+    size = pictures.get("size", image_size)
+    if size not in (image_size, {"shortest_edge": image_size}, {"height": image_size, "width": image_size}):
+        raise UserError(f"preprocessor_config.json resizes pictures to {size}, but only a shortest edge of {image_size} is supported.")
+    for key, only in {"do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "resample": BICUBIC}.items():
+        if pictures.get(key, only) != only:
+            raise UserError(f"preprocessor_config.json says {key} = {pictures[key]}, but only {only} is supported.")
+    for key in ("image_mean", "image_std"):
+        values = pictures.get(key, CLIP_STD)
+        if not (isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)):
+            raise UserError(f"preprocessor_config.json must give three numbers for {key}, not {values!r}.")
+    if 0 in pictures.get("image_std", CLIP_STD):
+        raise UserError("preprocessor_config.json divides by an image_std of 0.")
+
+
+def chat_template(template: Template, tokenizer: Tokenizer) -> str:
+    """The template in Jinja, for transformers' `apply_chat_template`."""
+
+    def quoted(text: str) -> str:
+        names = {"<s>": tokenizer.names["bos"], "</s>": tokenizer.names["eos"]}
+        return "{{ " + json.dumps(re.sub("</?s>", lambda match: names[match[0]], text), ensure_ascii=False) + " }}"
+
+    before, *after = template.user.split("{}")
+    cue, end = template.assistant.split("{}")
+    newline = "\\n" if after else ""
+    image = f"{{% for part in content if part.type == 'image' %}}{{{{ '{tokenizer.names["image"]}{newline}' }}}}{{% endfor %}}"
+    text = "{% for part in content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    return "".join(
+        [
+            quoted(template.system),
+            "{% for message in messages %}",
+            "{% set content = [{'type': 'text', 'text': message.content}] if message.content is string else message.content %}",
+            "{% if message.role == 'user' %}",
+            "{% if not loop.first %}" + quoted(template.between) + "{% endif %}" + quoted(before) + image,
+            text + quoted(after[0]) if after else "",
+            "{% else %}" + quoted(cue) + text + quoted(end) + "{% endif %}{% endfor %}",
+            "{% if add_generation_prompt %}" + quoted(cue.removesuffix(" ")) + "{% endif %}",
+        ]
+    )

@@ -1,0 +1,94 @@
+"""CLIP's vision transformer, read as LLaVA reads it: the patches of the last block but one.
+
+Learning Transferable Visual Models (arXiv 2103.00020), section 2.4; LLaVA (arXiv 2304.08485), section 4.1.
+pixel_values (B, 3, S, S) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its key in the
+files is misspelt `pre_layrnorm`), and LLaVA stops at layer -2 and drops CLS, so the last block and `post_layernorm` are never run.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minillava.attention import attention
+from minillava.config import VisionConfig
+
+
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+class PatchEmbedding(nn.Module):
+    """Cut the picture into patches, one linear map each (a convolution whose stride is its kernel); put CLS in front; add positions."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.randn(config.hidden_size) * 0.02)
+        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False)
+        positions = 0.02 * torch.randn(config.num_patches + 1, config.hidden_size)
+        self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
+
+    def forward(self, pixel_values):
+        patches = self.patch_embedding(pixel_values)  # (B, C, S/patch, S/patch)
+        patches = patches.flatten(2).transpose(1, 2)  # (B, P, C)
+        cls = self.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)  # (B, 1, C)
+        return torch.cat([cls, patches], 1) + self.position_embedding.weight  # (B, 1 + P, C)
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        C = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(C, C) for _ in range(4))
+
+    def forward(self, x, implementation):
+        B, T, C = x.shape
+        q, k, v = (proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, T, D)
+        x = attention(q, k, v, causal=False, implementation=implementation)
+        return self.out_proj(x.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.quick = config.hidden_act == "quick_gelu"
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x):
+        x = self.fc1(x)  # (B, T, intermediate)
+        x = quick_gelu(x) if self.quick else F.gelu(x)
+        return self.fc2(x)  # (B, T, C)
+
+
+class VisionLayer(nn.Module):
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = VisionAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+
+    def forward(self, x, implementation):
+        x = x + self.self_attn(self.layer_norm1(x), implementation)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class VisionTransformer(nn.Module):
+    """The tower. `feature_layer` counts as in hidden_states: 0 is the embeddings, -1 the last block's output, -2 the one before."""
+
+    def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
+        super().__init__()
+        self.config, self.feature_layer, self.keep_cls, self.attention = config, feature_layer, keep_cls, attention
+        self.embeddings = PatchEmbedding(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # CLIP's pooled CLS only; LLaVA never uses it
+
+    def forward(self, pixel_values):
+        """(B, 3, S, S) normalised -> (B, P, C), or (B, 1 + P, C) with CLS kept."""
+        blocks = self.feature_layer if self.feature_layer >= 0 else len(self.layers) + 1 + self.feature_layer
+        x = self.pre_layrnorm(self.embeddings(pixel_values.to(self.embeddings.patch_embedding.weight.dtype)))  # (B, 1 + P, C)
+        for layer in self.layers[:blocks]:
+            x = layer(x, self.attention)
+        return x if self.keep_cls else x[:, 1:]  # (B, P, C)

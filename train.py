@@ -1,0 +1,21 @@
+"""Train a LLaVA in its two stages: `python train.py --stage 1`, then `python train.py --stage 2`."""
+
+import sys
+
+from minillava.arguments import Parser, add_flags, from_flags
+from minillava.errors import UserError, run
+
+
+def main() -> None:
+    from minillava.training import STAGES, TrainConfig, train  # after the flags' errors could be told quickly
+
+    parser = Parser(prog="train.py", description=__doc__)
+    add_flags(parser, TrainConfig)
+    flags = parser.parse_args()
+    if flags.stage is None:
+        raise UserError("say which stage: --stage 1 (feature alignment) or --stage 2 (visual instruction tuning)")
+    train(from_flags(TrainConfig, flags, **STAGES[flags.stage]))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "train.py"))
