@@ -24,6 +24,9 @@ class VisionConfig:
     layer_norm_eps: float = 1e-5
     projection_dim: int = 512
 
+    def __post_init__(self):
+        _divides(self.num_attention_heads, self.hidden_size, "the vision tower's num_attention_heads", "hidden_size")
+
     @property
     def num_patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
@@ -60,6 +63,8 @@ class TextConfig:
     def __post_init__(self):
         object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
+        _divides(self.num_key_value_heads, self.num_attention_heads, "num_key_value_heads", "num_attention_heads")
+        _divides(2, self.head_dim, "RoPE turns pairs:", "head_dim")
 
     @classmethod
     def from_hf(cls, values: dict) -> "TextConfig":
@@ -67,10 +72,12 @@ class TextConfig:
         _expect(values, "hidden_act", ("silu",), "language model activation")
         for bias in ("attention_bias", "mlp_bias"):
             _expect(values, bias, (False,), f"language model with {bias}")
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}  # transformers 5 | 4
+        rope = _section(values, "rope_parameters") or _section(values, "rope_scaling")  # transformers 5 | 4
         rope = {("rope_type" if key == "type" else key): value for key, value in rope.items()}
         kind = rope.get("rope_type", "default")
         _expect({"rope_type": kind}, "rope_type", ("default", "linear", "llama3"), "RoPE scaling")
+        for key in {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}.get(kind, ()):
+            _expect_number(f"RoPE scaling's {key}", rope.get(key))
         theta = rope.pop("rope_theta", values.get("rope_theta", cls.rope_theta))
         return _build(cls, {**values, "rope_theta": theta, "rope_scaling": None if kind == "default" else rope})
 
@@ -101,7 +108,7 @@ class LlavaConfig:
         _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
         _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
         _expect(values, "projector_type", ("linear", "mlp2x_gelu"), "projector_type")
-        vision, text = dict(values.get("vision_config") or {}), dict(values.get("text_config") or {})
+        vision, text = _section(values, "vision_config"), _section(values, "text_config")
         text.setdefault("tie_word_embeddings", values.get("tie_word_embeddings", False))
         image_token_id = values.get("image_token_id", values.get("image_token_index", 32000))
         return _build(cls, {**values, "vision_config": VisionConfig.from_hf(vision), "text_config": TextConfig.from_hf(text), "image_token_id": image_token_id})
@@ -128,15 +135,44 @@ def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:
         raise UserError(f"config.json: {what} {value!r} is not supported; this project knows {' and '.join(map(repr, allowed))}")
 
 
+def _expect_number(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UserError(f"config.json: {name} must be a positive number, not {value!r}")
+
+
+def _section(values: dict, key: str) -> dict:
+    section = values.get(key) or {}
+    if not isinstance(section, dict):
+        raise UserError(f"config.json: {key} must be an object, not {section!r}")
+    return dict(section)
+
+
+def _divides(part: int, whole: int, part_name: str, whole_name: str) -> None:
+    if whole % part:
+        raise UserError(f"config.json: {part_name} {part} does not divide {whole_name} {whole}")
+
+
+SIZES = ("hidden", "inter", "num", "image_size", "patch", "vocab", "head", "max")  # fields that begin so are at least 1
+LARGEST, MOST_LAYERS = 2**24, 1000  # far beyond any model: a broken file must not fill the memory
+
+
 def _build(cls, values: dict):
     """Keep the fields that `cls` knows and check their types: a config is a data file, and not to be trusted."""
-    known = {}
+    known = {item.name: values[item.name] for item in fields(cls) if values.get(item.name) is not None}
     for item in fields(cls):
-        value = values.get(item.name)
-        if value is None:
-            continue
-        integer = item.type in (int, "int", int | None, "int | None")
-        if integer and (not isinstance(value, int) or isinstance(value, bool) or (value <= 0 and item.name.startswith(("hidden", "inter", "num", "image_size", "patch", "vocab", "head", "max")))):
-            raise UserError(f"config.json: {item.name} must be a positive whole number, not {value!r}")
-        known[item.name] = value
+        if item.name in known:
+            _check(item, known[item.name])
     return cls(**known)
+
+
+def _check(item, value) -> None:
+    if item.type in (int, int | None):
+        least = 1 if item.name.startswith(SIZES) else -LARGEST
+        most = MOST_LAYERS if item.name == "num_hidden_layers" else LARGEST
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise UserError(f"config.json: {item.name} must be a {'positive ' if least == 1 else ''}whole number of at most {most}, not {value!r}")
+    elif item.type is float:
+        _expect_number(item.name, value)
+    elif item.type == int | list[int]:
+        if not all(isinstance(number, int) for number in (value if isinstance(value, list) else [value])):
+            raise UserError(f"config.json: {item.name} must be a whole number or a list of them, not {value!r}")

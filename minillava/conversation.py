@@ -116,9 +116,7 @@ def encode(
     return Encoded(ids, labels, render(template, turns, image_tokens > 0, add_generation_prompt))
 
 
-def render(
-    template: str | Template, turns: Sequence[Turn], image: bool = False, add_generation_prompt: bool = False
-) -> str:
+def render(template: str | Template, turns: Sequence[Turn], image: bool = False, add_generation_prompt: bool = False) -> str:
     """The conversation as a string to look at; what was typed and what is a control token can no longer be told apart."""
     pieces = _pieces(find_template(template), turns, int(image), add_generation_prompt)
     return "".join("<image>" if part is IMAGE else part for part, _ in pieces)

@@ -16,6 +16,7 @@ FILIP, arXiv 2111.07783; a soft maximum here), and each pair of picture and phra
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import nn
 
 from minillava.arguments import Parser, add_flags, from_flags, option
 from minillava.config import TextConfig, VisionConfig
-from minillava.conversation import encode
+from minillava.conversation import Encoded, encode, render
 from minillava.data.dataset import collate, conversation_about
 from minillava.data.scene_language import captions, describe_in_words, grid_words, phrases
 from minillava.data.scenes import sample_scene
@@ -38,8 +39,10 @@ from minillava.vision import VisionLayer, VisionTransformer
 from minillava.weights import save_language_model, save_vision_tower
 
 VOCABULARY = 1536
-TINY_TEXT = dict(hidden_size=256, intermediate_size=640, num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=True, max_position_embeddings=1024)
-TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=4, image_size=112, patch_size=16)
+PHRASES = 7  # pairs that a scene brings to a batch: its names, and others as far as they go
+GROUP = 8  # batches whose samples are sorted by length together
+TINY_TEXT = dict(hidden_size=256, intermediate_size=640, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=1024)
+TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
 SMALL_TALK = [
@@ -77,7 +80,9 @@ def told_scene(index: int, questions: int = 8):
 
 
 def train_tokenizer(scenes: int = 4000) -> Tokenizer:
-    return Tokenizer.train((text for index in range(scenes) for _, text in told_scene(index)[0]), VOCABULARY)
+    """A vocabulary from what will be read, "USER:" and "ASSISTANT:" among it, so that those are a token and not nine."""
+    told = (render(template, turns) for turns, template in map(told_scene, range(scenes)))
+    return Tokenizer.train((text.replace("</s>", "\n") for text in told), VOCABULARY)
 
 
 def pretrain_language(config: PretrainConfig) -> None:
@@ -85,15 +90,21 @@ def pretrain_language(config: PretrainConfig) -> None:
     torch.manual_seed(config.seed)
     model = LanguageModel(TextConfig(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, **TINY_TEXT), attention="eager")
 
-    def batch(first: int, size: int) -> dict:
-        told = [told_scene(index) for index in range(first, first + size)]
-        return collate([encode(tokenizer, kind, turns) for turns, kind in told], tokenizer.pad_id)
+    def told(first: int, size: int) -> list[Encoded]:
+        return [encode(tokenizer, kind, turns) for turns, kind in map(told_scene, range(first, first + size))]
+
+    @lru_cache(1)
+    def group(number: int) -> list[list[Encoded]]:
+        """GROUP batches of samples of like length, so that little is padding, in random order."""
+        size = GROUP * config.batch_size
+        samples = sorted(told((config.seed << 32) + number * size, size), key=lambda sample: len(sample.input_ids))
+        return [samples[place * config.batch_size :][: config.batch_size] for place in np.random.default_rng(number).permutation(GROUP)]
 
     def batch_loss(step: int):
-        words = batch((config.seed << 32) + step * config.batch_size, config.batch_size)
+        words = collate(group(step // GROUP)[step % GROUP], tokenizer.pad_id)
         return text_loss(model, model.embed_tokens(words["input_ids"]), words)
 
-    held_out = batch(1 << 40, 64)
+    held_out = collate(told(1 << 40, 64), tokenizer.pad_id)
     fit(
         model,
         batch_loss,
@@ -128,6 +139,7 @@ class ContrastivePair(nn.Module):
         super().__init__()
         width = TINY_VISION.hidden_size
         self.vision_tower = VisionTransformer(TINY_VISION, feature_layer=-1, attention="eager")
+        self.vision_tower.post_layernorm.requires_grad_(False)  # for CLIP's pooled CLS, which no one asks for here
         self.visual_projection = nn.Linear(width, width)
         self.phrases = PhraseEncoder(tokenizer.vocab_size, out=width)
         self.log_scale, self.bias = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-10.0))
@@ -136,7 +148,7 @@ class ContrastivePair(nn.Module):
         """(B, 3, S, S), (N, T) -> (B, N): how well each phrase fits each picture, the soft maximum over the patches."""
         patches = F.normalize(self.visual_projection(self.vision_tower(pixel_values)).float(), dim=-1)  # (B, P, C)
         texts = F.normalize(self.phrases(phrase_ids).float(), dim=-1)  # (N, C)
-        return torch.logsumexp(self.log_scale.exp() * (patches @ texts.T), 1) + self.bias  # (B, N)
+        return torch.logsumexp(self.log_scale.exp() * (patches @ texts.T).float(), 1) + self.bias  # (B, N)
 
     def loss(self, pixel_values, phrase_ids, true):
         """`true` (B, N) bool: is the phrase true of the picture? Mean over pictures of the summed yes-or-no losses."""
@@ -151,11 +163,11 @@ def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
     told = [phrases(scene, rng) for scene in scenes]
     column: dict[str, int] = {}
     for pairs in told:
-        for phrase in (phrase for pair in pairs for phrase in pair):
+        for phrase in (phrase for pair in pairs[:PHRASES] for phrase in pair):
             column.setdefault(phrase, len(column))
     true = torch.zeros(size, len(column), dtype=torch.bool)
     for row, pairs in enumerate(told):
-        true[row, [column[phrase] for phrase, _ in pairs]] = True
+        true[row, [column[phrase] for phrase, _ in pairs if phrase in column]] = True
     ids = [tokenizer.encode(phrase)[0] for phrase in column]
     longest = max(map(len, ids))
     ids = torch.tensor([row + [tokenizer.pad_id] * (longest - len(row)) for row in ids])

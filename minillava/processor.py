@@ -80,9 +80,7 @@ class Processor:
         if NAMES["image"] not in tokenizer.controls:
             tokenizer = tokenizer.extended(NAMES["image"], NAMES["pad"])
         if tokenizer.image_id != config.image_token_id:
-            raise UserError(
-                f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}."
-            )
+            raise UserError(f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}.")
         vision = config.vision_config
         return cls(tokenizer, vision.image_size, vision.patch_size, config.vision_feature_select_strategy, **options)
 
@@ -189,8 +187,8 @@ def chat_template(template: Template, tokenizer: Tokenizer) -> str:
 
     before, *after = template.user.split("{}")
     cue, end = template.assistant.split("{}")
-    newline = "\\n" if after else ""
-    image = f"{{% for part in content if part.type == 'image' %}}{{{{ '{tokenizer.names["image"]}{newline}' }}}}{{% endfor %}}"
+    image = quoted(tokenizer.names["image"] + ("\n" if after else ""))
+    image = "{% for part in content if part.type == 'image' %}" + image + "{% endfor %}"
     text = "{% for part in content if part.type == 'text' %}{{ part.text }}{% endfor %}"
     return "".join(
         [

@@ -64,9 +64,7 @@ class Tokenizer:
             self._official_id[self._inner.token_to_id(content)] = token["id"]
         self._text_of_added = {t["id"]: t["content"] for t in added}
         self._byte_level = "ByteLevel" in json.dumps(self.spec.get("decoder"))
-        self._strips_space = not self._byte_level and any(
-            kind in json.dumps(self.spec.get("decoder")) for kind in ('"Strip"', '"Metaspace"')
-        )
+        self._strips_space = not self._byte_level and any(kind in json.dumps(self.spec.get("decoder")) for kind in ('"Strip"', '"Metaspace"'))
         self._bytes: dict[int, bytes] = {}
         first = self._official.encode("a").ids[:1]
         self.adds_bos = first == [self.controls.get(self.names["bos"])]  # LLaMA's post-processor puts <s> first; GPT-2's kin do not
@@ -76,7 +74,7 @@ class Tokenizer:
     def from_file(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer.json (or the folder that holds it); names of bos, eos, ... from tokenizer_config.json beside it."""
         path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = path if path.suffix == ".json" else path / "tokenizer.json"
         spec, config = read_json(path), path.with_name("tokenizer_config.json")
         names = {}
         for role, value in read_json(config).items() if config.exists() else ():
@@ -104,9 +102,7 @@ class Tokenizer:
                 pre_tokenizers.Digits(individual_digits=True),
             ]
         )
-        model.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-        )
+        model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
         model.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
         ascii_letters = [chr(code) for code in range(32, 127)]
         model.train_from_iterator(

@@ -11,6 +11,7 @@ from torch import nn
 
 from minillava.attention import attention
 from minillava.config import VisionConfig
+from minillava.errors import UserError
 
 
 def quick_gelu(x):
@@ -79,6 +80,9 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
         super().__init__()
+        depth = config.num_hidden_layers + 1
+        if not -depth <= feature_layer < depth:
+            raise UserError(f"the vision tower has {depth} feature layers, counted from 0 or from -1 back, and {feature_layer} is none of them")
         self.config, self.feature_layer, self.keep_cls, self.attention = config, feature_layer, keep_cls, attention
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)

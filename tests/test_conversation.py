@@ -107,13 +107,13 @@ said = st.text(st.sampled_from(list("aé🐱 \n.:#<>|/")), max_size=8) | st.samp
 def test_labels_are_what_each_prompt_lacks(tokenizer, name, texts, image_tokens):
     """The other definition: of a round, the loss is on the ids that come after the ids of its prompt. So the cache can be kept, too."""
     texts = texts[:1] if name == "plain" else texts
-    turns, expected = [], []
+    turns, expected, previous = [], [], []
     for question, answer in texts:
         turns.append(("user", question))
         prompt = encode(tokenizer, name, turns, image_tokens, add_generation_prompt=True)
         turns.append(("assistant", answer))
         whole = encode(tokenizer, name, turns, image_tokens)
-        assert prompt.input_ids[: len(expected)] == previous if expected else True
+        assert prompt.input_ids[: len(previous)] == previous
         assert whole.input_ids[: len(prompt.input_ids)] == prompt.input_ids
         expected += [IGNORE_INDEX] * (len(prompt.input_ids) - len(expected)) + whole.input_ids[len(prompt.input_ids) :]
         previous = whole.input_ids

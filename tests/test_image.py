@@ -1,5 +1,6 @@
 """Pictures come out as transformers' image processors make them, and what cannot be read is one sentence."""
 
+import contextlib
 import http.server
 import struct
 import threading
@@ -32,9 +33,7 @@ def official(picture, size, pad):
 # ---------------------------------------------------------------------- against transformers
 @pytest.mark.parametrize("pad", [False, True])
 @pytest.mark.parametrize("size", [30, 224])
-@pytest.mark.parametrize(
-    "edges", [(1, 1), (2, 3), (640, 480), (480, 641), (224, 224), (225, 223), (97, 53), (16, 900), (300, 3), (500, 499)]
-)
+@pytest.mark.parametrize("edges", [(1, 1), (2, 3), (640, 480), (480, 641), (224, 224), (225, 223), (97, 53), (16, 900), (300, 3), (500, 499)])
 def test_pixel_values_are_transformers(edges, size, pad):
     picture = noise(*edges)
     ours = preprocess(picture, size, pad)
@@ -181,10 +180,8 @@ def server(tmp_path_factory):
             pass
 
         def handle(self):
-            try:
+            with contextlib.suppress(OSError):  # the reader has hung up
                 super().handle()
-            except OSError:
-                pass  # the reader has hung up
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -204,7 +201,15 @@ def test_a_picture_from_the_web(server):
 
 @pytest.mark.parametrize(
     ("path", "says"),
-    [("/none", "404"), ("/file", "not allowed"), ("/ftp", "cannot"), ("/data", "not allowed"), ("/round", "cannot"), ("/text", "not a picture"), ("/empty", "empty")],
+    [
+        ("/none", "404"),
+        ("/file", "not allowed"),
+        ("/ftp", "cannot"),
+        ("/data", "not allowed"),
+        ("/round", "cannot"),
+        ("/text", "not a picture"),
+        ("/empty", "empty"),
+    ],
 )
 def test_a_bad_answer_is_a_sentence(server, path, says):
     with pytest.raises(UserError, match=says):
@@ -217,7 +222,7 @@ def test_a_download_has_limits(server, monkeypatch):
         fetch(f"{server}/big")
     monkeypatch.setattr(minillava.image, "MAX_SECONDS", 0.3)
     begin = time.monotonic()
-    with pytest.raises(UserError, match="no answer within 0.3 seconds"):
+    with pytest.raises(UserError, match="no answer within"):
         fetch(f"{server}/slow")
     assert time.monotonic() - begin < 0.9
 

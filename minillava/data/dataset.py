@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from minillava.conversation import IGNORE_INDEX, Encoded, Turn
-from minillava.data.scene_language import captions, questions
+from minillava.data.scene_language import SHORT_PROMPT, captions, questions
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.files import inside
 
-SHORT_ANSWERS = "Answer the question using a single word or phrase."  # LLaVA-1.5's response-format prompt (arXiv 2310.03744, section 3.2)
 SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
@@ -49,9 +48,9 @@ def conversation_about(scene, rng, count: int) -> list[Turn]:
     """`count` questions and their answers; four times in ten the first asks for short ones, and all are."""
     short = rng.random() < 0.4
     turns: list[Turn] = []
-    for question in questions(scene, rng, count, short):
-        request = f"{question.text}\n{SHORT_ANSWERS}" if short and not turns else question.text
-        turns += [("user", request), ("assistant", question.short if short else question.answer)]
+    for question in questions(scene, rng, count):
+        request = f"{question.text}\n{SHORT_PROMPT}" if short and not turns else question.text
+        turns += [("user", request), ("assistant", question.short if short and question.kind != "describe" else question.answer)]
     return turns
 
 

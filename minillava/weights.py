@@ -1,0 +1,332 @@
+"""Weights: from a folder of safetensors to a model and back, whatever names the file gives its tensors.
+
+    load("weights/tiny")                -> model, processor        save(model, processor, folder)
+    load_language_model("vicuna-7b")    -> LanguageModel           save_language_model(model, tokenizer, folder)
+    load_vision_tower("clip-vit-l-336") -> VisionTransformer       save_vision_tower(model, folder)
+
+The parameters here bear the leaf names of Hugging Face's files, so a layout is a few prefixes and theirs for ours; the same pairs, read
+the other way, are the export. Loading is strict: a tensor that is unknown, missing or misshaped is an error that names it. The model is
+built on the meta device, where it takes no memory, the file is mapped, and its tensors become the parameters. Nothing is ever unpickled:
+a pickle is a program.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minillava.attention import IMPLEMENTATIONS
+from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.errors import UserError
+from minillava.files import inside, read_json, write_atomically, write_json
+from minillava.language_model import LanguageModel
+from minillava.model import Llava
+from minillava.processor import Processor
+from minillava.tokenizer import Tokenizer
+from minillava.vision import VisionTransformer
+
+ROOT = Path(__file__).resolve().parent.parent
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SMALL = 1_000_000_000  # bytes: on a CPU, weights up to this size are computed with in float32
+
+# ---------------------------------------------------------------------------------------------------------------- layouts
+Rules = tuple[tuple[str, str], ...]  # (prefix in the file, prefix here); the first that fits counts
+
+
+def _tower(prefix: str) -> Rules:
+    names = (("encoder.layers.", "layers."), *((name, name) for name in ("embeddings.", "pre_layrnorm.", "post_layernorm.")))
+    return tuple((prefix + theirs, "vision_tower." + ours) for theirs, ours in names)
+
+
+LAYOUTS: dict[str, Rules] = {
+    "llava-hf": (  # the Hub's, and what is saved here
+        ("language_model.lm_head.", "language_model.lm_head."),
+        ("language_model.model.", "language_model."),
+        ("multi_modal_projector.", "projector."),
+        *_tower("vision_tower.vision_model."),
+    ),
+    "transformers 5": (
+        ("language_model.lm_head.", "language_model.lm_head."),
+        ("language_model.model.", "language_model."),
+        ("multi_modal_projector.", "projector."),
+        *_tower("vision_tower."),
+    ),
+    "transformers 4.52": (
+        ("lm_head.", "language_model.lm_head."),
+        ("model.language_model.", "language_model."),
+        ("model.multi_modal_projector.", "projector."),
+        *_tower("model.vision_tower.vision_model."),
+    ),
+    "transformers 5, in memory": (
+        ("lm_head.", "language_model.lm_head."),
+        ("model.language_model.", "language_model."),
+        ("model.multi_modal_projector.", "projector."),
+        *_tower("model.vision_tower."),
+    ),
+    "llama": (("lm_head.", "language_model.lm_head."), ("model.", "language_model.")),
+    "clip": _tower("vision_model."),
+    "clip, transformers 5": _tower(""),
+}
+
+# Constants that old files hold, and the half of CLIP that reads text.
+IGNORED = re.compile(r"\b(position_ids|rotary_emb\.inv_freq)$|^(text_model|text_projection|visual_projection|logit_scale)\b")
+
+
+def rename(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
+    """The tensor's other name, or None where no rule fits."""
+    for old, new in rules:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return None
+
+
+def find_layout(names: Iterable[str], wanted: Iterable[str]) -> str | None:
+    """The layout that gives the most of `wanted`; None if no layout gives any."""
+    names, wanted = list(names), set(wanted)
+    found = {layout: sum(rename(name, rules) in wanted for name in names) for layout, rules in LAYOUTS.items()}
+    best = max(found, key=found.get)
+    return best if found[best] else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- loading
+def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "auto", attention: str = "auto") -> tuple[Llava, Processor]:
+    """A LLaVA and its processor from a weights folder in any known layout; UserError in one sentence for whatever is wrong with it.
+
+    device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
+    float32 for small files on a CPU. attention: auto, eager, sdpa.
+    """
+    folder = find_folder(path)
+    processor = Processor.from_folder(folder, LlavaConfig.from_hf(_read_config(folder)))
+    model = load_model(folder, device, dtype, attention)
+    _check_vocabulary(processor, model.config, folder)
+    return model, processor
+
+
+def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> Llava:
+    """The LLaVA alone, without tokenizer.json."""
+    folder = find_folder(path)
+    config = LlavaConfig.from_hf(_read_config(folder))
+    return _load(lambda implementation: Llava(config, implementation), "", folder, device, dtype, attention)
+
+
+def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
+    """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA."""
+    folder = find_folder(path)
+    values = _read_config(folder)
+    config = LlavaConfig.from_hf(values).text_config if values["model_type"] == "llava" else TextConfig.from_hf(values)
+    return _load(lambda implementation: LanguageModel(config, implementation), "language_model.", folder, device, dtype, attention)
+
+
+def load_vision_tower(
+    path: str | Path, feature_layer: int = -2, keep_cls: bool = False, device: str = "auto", dtype: str = "auto", attention: str = "auto"
+) -> VisionTransformer:
+    """CLIP's vision tower, from a whole CLIP, from a tower saved alone, or from a LLaVA."""
+    folder = find_folder(path)
+    values = _read_config(folder)
+    config = VisionConfig.from_hf(values if values["model_type"] == "clip_vision_model" else values.get("vision_config", values))
+    return _load(lambda implementation: VisionTransformer(config, feature_layer, keep_cls, implementation), "vision_tower.", folder, device, dtype, attention)
+
+
+def find_folder(path: str | Path) -> Path:
+    """The weights folder `path`, seen from here or from the repository's root. A Hub id would be turned into a folder here."""
+    for folder in (Path(path), ROOT / path):
+        if folder.is_dir():
+            return folder
+    if Path(path).exists():
+        raise UserError(f"{path} is a file; give the folder with config.json and model.safetensors that it lies in.")
+    hub = f"; to get it from the Hub: hf download {path} --local-dir {Path(path).name}" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
+    raise UserError(f"There is no weights folder {path}{hub}.")
+
+
+def _read_config(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a weights folder: it has no config.json.")
+    values = read_json(path)
+    if not isinstance(values.get("model_type"), str):
+        raise UserError(f"{path} is not a model's: it names no model_type.")
+    return values
+
+
+def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str):
+    """Build without memory, then let the file's tensors be the parameters. `prefix` is what the module is called in a LLaVA."""
+    implementation = "sdpa" if attention == "auto" else attention
+    if implementation not in IMPLEMENTATIONS:
+        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(IMPLEMENTATIONS)}.")
+    place, files = find_device(device), tensor_files(folder)
+    number_type = _find_dtype(dtype, place, files.values())
+    with torch.device("meta"):
+        module = build(implementation)
+    wanted = {prefix + name: parameter for name, parameter in module.state_dict().items()}
+    sources = _match(files, wanted, folder)
+    tensors = {}
+    for path, names in _by_file(files, sources).items():
+        with _open(path, place) as file:
+            _check_shapes(file, {name: wanted[sources[name]] for name in names}, path)
+            tensors |= {sources[name].removeprefix(prefix): file.get_tensor(name).to(number_type) for name in names}
+    module.load_state_dict(tensors, assign=True)
+    return module.eval()
+
+
+def find_device(device: str) -> torch.device:
+    """The device by its name; UserError if the machine has none such."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        place = None
+    if place is None or place.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"There is no device {str(device)!r}; give auto, cpu, cuda, cuda:1 or mps.")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[place.type]
+    if (place.index or 0) >= count:
+        raise UserError(f"The device {device} was asked for, but this machine has {count} devices of that kind that PyTorch can use.")
+    return place
+
+
+def _find_dtype(dtype: str, device: torch.device, files: Iterable[Path]) -> torch.dtype | None:
+    """None: as in the file."""
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto":
+        small = sum(path.stat().st_size for path in set(files)) < SMALL
+        return torch.float32 if small and device.type == "cpu" else None
+    if name not in DTYPES:
+        raise UserError(f"There is no dtype {name!r}; give auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """Where each tensor is: {name: file}, from model.safetensors or from the index of a model in several files."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        return dict.fromkeys(_names(single), single)
+    if index.exists():
+        return _read_index(index)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickles:
+        raise UserError(f"{folder} holds {pickles[0]}, which is a pickle and could run any program; convert it to model.safetensors first.")
+    raise UserError(f"{folder} holds no weights: it has neither model.safetensors nor model.safetensors.index.json.")
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise UserError(f"{index} must hold a weight_map from each tensor to its file.")
+    paths = {file: inside(index.parent, file) for file in sorted(set(places.values()))}
+    held = {}
+    for file, path in paths.items():
+        if not path.is_file():
+            raise UserError(f"{index} names {file}, which is missing.")
+        held[file] = set(_names(path))
+    lost = [name for name, file in places.items() if name not in held[file]]
+    if lost:
+        raise UserError(f"{index} says that {lost[0]} is in {places[lost[0]]}, but it is not{_and_more(lost)}.")
+    return {name: paths[file] for name, file in places.items()}
+
+
+def _names(path: Path) -> list[str]:
+    with _open(path) as file:
+        return list(file.keys())
+
+
+def _open(path: Path, device: torch.device | str = "cpu"):
+    """Map a safetensors file. Only its header is read."""
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except Exception as error:  # the library has no one exception for the ways in which a file can be broken
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a whole safetensors file: {reason}.") from None
+
+
+def _by_file(files: dict[str, Path], names: Iterable[str]) -> dict[Path, list[str]]:
+    groups = defaultdict(list)
+    for name in names:
+        groups[files[name]].append(name)
+    return groups
+
+
+# ---------------------------------------------------------------------------------------------------------------- strictness
+def _match(files: dict[str, Path], wanted: dict[str, Tensor], folder: Path) -> dict[str, str]:
+    """{name in the file: name here} for just the wanted tensors; UserError for a tensor too many or too few."""
+    names = [name for name in files if not IGNORED.search(name)]
+    layout = find_layout(names, wanted)
+    if layout is None:
+        raise UserError(f"{folder} holds no tensor of this model under a name that is known here{f', only such as {names[0]}' if names else ''}.")
+    ours = {name: rename(name, LAYOUTS[layout]) for name in names}
+    missing = [name for name in wanted if name not in ours.values()]
+    if missing:
+        back = [(new, old) for old, new in LAYOUTS[layout]]
+        raise UserError(f"{folder} lacks the tensor {rename(missing[0], back) or missing[0]}{_and_more(missing)}.")
+    unknown = [name for name in names if ours[name] not in wanted and not _spare(ours[name], wanted)]
+    if unknown:
+        raise UserError(f"{folder} holds the tensor {unknown[0]}, which this model has no place for{_and_more(unknown)}.")
+    return {name: ours[name] for name in names if ours[name] in wanted}
+
+
+def _spare(name: str | None, wanted: dict[str, Tensor]) -> bool:
+    """Known, and not needed: a part of LLaVA that was not asked for, or the copy of a tied head."""
+    if name is None:
+        return False
+    part = name.split(".")[0] + "."
+    return not any(other.startswith(part) for other in wanted) or name == "language_model.lm_head.weight"
+
+
+def _check_shapes(file, wanted: dict[str, Tensor], path: Path) -> None:
+    """Shapes and types from the header, before a byte of the tensors is read."""
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in wanted}
+    wrong = [name for name, tensor in wanted.items() if shapes[name] != tuple(tensor.shape)]
+    if wrong:
+        name = wrong[0]
+        raise UserError(f"{path}: the tensor {name} is {shapes[name]}, but config.json makes it {tuple(wanted[name].shape)}{_and_more(wrong)}.")
+    kinds = {name: file.get_slice(name).get_dtype() for name in wanted}
+    strange = [name for name, kind in kinds.items() if kind not in ("F32", "F16", "BF16", "F64")]
+    if strange:
+        raise UserError(f"{path}: the tensor {strange[0]} is of type {kinds[strange[0]]}, not a floating-point type that is known here{_and_more(strange)}.")
+
+
+def _and_more(names: list) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -> None:
+    """Every id that text can give has a row; `<image>` needs none, for a picture takes its place, and `<pad>` is never looked at."""
+    rows, tokenizer = config.text_config.vocab_size, processor.tokenizer
+    beyond = set(range(rows, tokenizer.vocab_size)) - {tokenizer.image_id, tokenizer.pad_id}
+    if beyond:
+        raise UserError(f"{folder}: the tokenizer has ids up to {max(beyond)}, but the model has only {rows} embeddings: they do not belong together.")
+
+
+# ---------------------------------------------------------------------------------------------------------------- saving
+def save(model: Llava, processor: Processor, folder: str | Path, dtype: str = "auto") -> None:
+    """Write a weights folder in llava-hf's layout, which `load` and transformers read. dtype "auto" keeps the model's."""
+    processor.save(folder)
+    _save(model, "", "llava-hf", model.config.to_hf(), Path(folder), dtype)
+
+
+def save_language_model(model: LanguageModel, tokenizer: Tokenizer, folder: str | Path, dtype: str = "auto") -> None:
+    """Write a plain LLaMA."""
+    tokenizer.save(Path(folder) / "tokenizer.json")
+    _save(model, "language_model.", "llama", {"architectures": ["LlamaForCausalLM"], **model.config.to_hf()}, Path(folder), dtype)
+
+
+def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str = "auto") -> None:
+    """Write a tower as transformers' CLIPVisionModel."""
+    size = model.config.image_size
+    pictures = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    write_json(Path(folder) / "preprocessor_config.json", pictures)
+    _save(model, "vision_tower.", "clip", {"architectures": ["CLIPVisionModel"], **model.config.to_hf()}, Path(folder), dtype)
+
+
+def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str) -> None:
+    """config.json comes last: a new folder whose writing was cut short is not taken for a model."""
+    number_type = None if dtype == "auto" else DTYPES[dtype]
+    back = [(new, old) for old, new in LAYOUTS[layout]]
+    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", number_type).contiguous() for name, tensor in module.state_dict().items()}
+    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
+    write_json(folder / "config.json", config)
