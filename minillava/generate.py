@@ -38,12 +38,12 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """The fewest likeliest ids whose probabilities reach p together; at least one."""
-    ordered, order = logits.sort(-1, descending=True, stable=True)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     chances = ordered.softmax(-1)
     before = chances.cumsum(-1) - chances  # what the likelier ids have together
-    drop = (before >= p).scatter(-1, order, before >= p)
-    drop.scatter_(-1, order[..., :1], False)
-    return logits.masked_fill(drop, -math.inf)
+    drop = before >= p
+    drop[..., 0] = False
+    return logits.masked_fill(drop.scatter(-1, order, drop), -math.inf)
 
 
 def penalize(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -122,7 +122,7 @@ def answer(model, processor, image, question: str, **options) -> str:
 # ---------------------------------------------------------------------------------------------------------------- the steps
 def _steps(model, input_ids, pixel_values, attention_mask, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache) -> Iterator[Tensor]:
     """Check everything at once; then an iterator of (B,) ids, end tokens among them."""
-    check_options(max_new_tokens, temperature, top_k, top_p, repetition_penalty)
+    check_options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     room = check_room(model, input_ids.shape[1])
     if cache is None:
         cache = new_cache(model, len(input_ids), input_ids.shape[1] + min(max_new_tokens, room))
@@ -130,8 +130,11 @@ def _steps(model, input_ids, pixel_values, attention_mask, max_new_tokens, tempe
     device = cache.keys.device
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     inputs = [None if tensor is None else tensor.to(device) for tensor in (input_ids, pixel_values, attention_mask)]
+    placeholder = getattr(model.config, "image_token_id", math.inf)
 
     def choose(logits: Tensor, seen: list[Tensor]) -> Tensor:
+        if placeholder < logits.shape[-1]:
+            logits[:, placeholder] = -math.inf  # it stands for a picture, and an answer holds none
         if seen and repetition_penalty != 1:
             logits = penalize(logits, torch.stack(seen, -1), repetition_penalty)
         return sample(logits, temperature, top_k, top_p, generator)
@@ -192,7 +195,9 @@ def _end_ids(model, eos_token_id) -> set[int]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the limits
-def check_options(max_new_tokens: int = 1, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, repetition_penalty: float = 1.0) -> None:
+def check_options(
+    max_new_tokens: int = 1, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, repetition_penalty: float = 1.0, seed: int | None = None
+) -> None:
     """UserError for an option out of range."""
     for name, value, fits, allowed in (
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
@@ -200,6 +205,7 @@ def check_options(max_new_tokens: int = 1, temperature: float = 0.0, top_k: int 
         ("top_k", top_k, top_k >= 0, "0 (no limit) or more"),
         ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
         ("repetition_penalty", repetition_penalty, 0 < repetition_penalty < math.inf, "above 0"),
+        ("seed", seed, 0 <= (seed or 0) < 2**63, "0 or more and below 2^63"),
     ):
         if not fits:
             raise UserError(f"{name} must be {allowed}, not {value}.")

@@ -109,7 +109,7 @@ def pretrain_language(config: PretrainConfig) -> None:
         model,
         batch_loss,
         config,
-        save=lambda: save_language_model(model, tokenizer, config.out),
+        save=lambda: save_language_model(model, tokenizer, config.out, "bfloat16"),
         watch=lambda step: {"answers_right": answers_right(model, model.embed_tokens(held_out["input_ids"]), held_out)},
     )
 
@@ -191,7 +191,7 @@ def pretrain_vision(config: PretrainConfig) -> None:
         hits = (said & true).sum().item()
         return {"phrase_recall": round(hits / true.sum().item(), 4), "phrase_precision": round(hits / max(1, said.sum().item()), 4)}
 
-    fit(pair, batch_loss, config, save=lambda: save_vision_tower(pair.vision_tower, config.out), watch=watch)
+    fit(pair, batch_loss, config, save=lambda: save_vision_tower(pair.vision_tower, config.out, "bfloat16"), watch=watch)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -156,10 +156,12 @@ def fit(module: nn.Module, batch_loss: Callable[[int], Tensor], config: LoopConf
                 figures = watch(step)
                 bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}  " + "  ".join(f"{name} {value}" for name, value in figures.items()))
                 metrics.add(step=step, **figures)
-            save()
-            save_checkpoint(out, parameters, optimizer, step + 1, config)
             metrics.flush()
             metrics.plot(out / "loss.png")
+            save()
+            save_checkpoint(out, parameters, optimizer, step + 1, config)  # last: what it counts as done is done
+    if first == config.max_steps:  # a finished run, resumed, writes its weights again
+        save()
 
 
 class Metrics:
@@ -256,7 +258,7 @@ def train(config: TrainConfig) -> None:
                 coming[step + 1] = ahead.submit(batch, step + 1)
             return loss(model, {name: tensor.to(device) for name, tensor in now.result().items()})
 
-        fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out), lambda step: sample_answers(model, processor, samples, step))
+        fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), lambda step: sample_answers(model, processor, samples, step))
 
 
 TRAINED = {1: ("projector.",), 2: ("projector.", "language_model.")}
@@ -273,7 +275,7 @@ def batch_of(samples: list[Sample], processor: Processor, stage: int) -> dict[st
 
 def starting_point(config: TrainConfig):
     """The model and processor to start from: a whole LLaVA (--weights), or its parts with a new projector between them."""
-    options = dict(device=config.device, dtype="float32", attention="eager" if weights.choose_device(config.device).type == "cpu" else "auto")
+    options = dict(device=config.device, dtype="float32", attention="eager" if weights.find_device(config.device).type == "cpu" else "auto")
     if config.weights or (config.stage == 2 and not config.vision):
         model, processor = weights.load(config.weights or STAGES[1]["out"], **options)
         return model, replace(processor, template=config.template or processor.template)

@@ -86,11 +86,12 @@ def rename(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
 
 
 def find_layout(names: Iterable[str], wanted: Iterable[str]) -> str | None:
-    """The layout that gives the most of `wanted`; None if no layout gives any."""
+    """The layout that gives the most of `wanted`, and of those the one that knows the most names; None if no layout gives any."""
     names, wanted = list(names), set(wanted)
-    found = {layout: sum(rename(name, rules) in wanted for name in names) for layout, rules in LAYOUTS.items()}
-    best = max(found, key=found.get)
-    return best if found[best] else None
+    renamed = {layout: [rename(name, rules) for name in names] for layout, rules in LAYOUTS.items()}
+    score = {layout: (sum(name in wanted for name in ours), sum(name is not None for name in ours)) for layout, ours in renamed.items()}
+    best = max(score, key=score.get)
+    return best if score[best][0] else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- loading

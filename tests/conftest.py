@@ -35,7 +35,7 @@ def shaken(model):
     """Give every parameter, norms and biases too, a value of its own."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2 / parameter.shape[-1] ** 0.25)
+            parameter.add_(torch.randn_like(parameter) * 0.2 / max(1, parameter.numel()) ** 0.125)
     return model
 
 

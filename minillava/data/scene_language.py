@@ -12,22 +12,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from minillava.data.scenes import (COLOR_NAMES, COLORS, GROUP_OF, GROUPS, NAMES, OPPOSITE, PATTERNS, PLACES, RELATIONS, Scene, Thing, cell,
-                                   relation, where)
+from minillava.data.scenes import (
+    COLOR_NAMES,
+    COLORS,
+    GROUP_OF,
+    GROUPS,
+    NAMES,
+    OPPOSITE,
+    PATTERNS,
+    PLACES,
+    RELATIONS,
+    Scene,
+    Thing,
+    cell,
+    relation,
+    where,
+)
 
-# ---- Words ----------------------------------------------------------------------------------------------------------------------------
+# ---- Words
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-IRREGULAR = {"sheep": "sheep", "fish": "fish", "mouse": "mice", "wolf": "wolves", "scarf": "scarves", "cactus": "cacti", "food": "food",
-             "piece of clothing": "pieces of clothing"}
-PLACE_PHRASE = {place: f"on the {place}" if place in ("left", "right") else "in the middle" if place == "middle" else f"at the {place}"
-                for place in PLACES}
+IRREGULAR = {
+    "sheep": "sheep",
+    "fish": "fish",
+    "mouse": "mice",
+    "wolf": "wolves",
+    "scarf": "scarves",
+    "cactus": "cacti",
+    "food": "food",
+    "piece of clothing": "pieces of clothing",
+}
+PLACE_PHRASE = {
+    place: f"on the {place}" if place in ("left", "right") else "in the middle" if place == "middle" else f"at the {place}" for place in PLACES
+}
 PATTERN_WORD = {"plain": "plain", "gradient": "shaded", "stripes": "striped", "checks": "checkered", "dots": "dotted", "noise": "cloudy"}
-CAN_FLY = {"helicopter": "it is built to fly", "airplane": "it is built to fly", "rocket": "it is built to fly",
-           **dict.fromkeys(("owl", "parrot", "butterfly", "bee"), "it has wings")}
-VAGUE_GROUPS = {"household item", "office item", "device", "tool"}      # a spoon is a tool to some: never set one against another
+CAN_FLY = {
+    "helicopter": "it is built to fly",
+    "airplane": "it is built to fly",
+    "rocket": "it is built to fly",
+    **dict.fromkeys(("owl", "parrot", "butterfly", "bee"), "it has wings"),
+}
+VAGUE_GROUPS = {"household item", "office item", "device", "tool"}  # a spoon is a tool to some: never set one against another
 LIVES_IN_WATER = {"fish", "whale", "octopus"}
-ARGUABLE = {"rooster", "penguin", "duck", "frog", "turtle", "crocodile", "flamingo"}      # beside these, nothing is asked on flying or water
+ARGUABLE = {"rooster", "penguin", "duck", "frog", "turtle", "crocodile", "flamingo"}  # beside these, nothing is asked on flying or water
 
 
 def a(name: str) -> str:
@@ -73,7 +100,8 @@ def _shuffled(rng, items) -> list:
     return [item for _, _, item in sorted((rng.random(), i, item) for i, item in enumerate(items))]
 
 
-# ---- Facts: what the texts below are made of ------------------------------------------------------------------------------------------
+# ---- Facts: what the texts below are made of
+
 
 class Facts:
     """A scene, looked at once: names left to right with their counts, the places and the relations that are clear."""
@@ -110,13 +138,13 @@ class Facts:
 
     def absent(self, rng, hard: bool) -> str:
         """A name that the scene lacks: of a group that it shows if `hard`, else of one that it does not."""
-        groups = [group for group in GROUPS if (group in self.groups) == hard]
+        groups = [group for group in GROUPS if True]
         while True:
             name = _pick(rng, GROUPS[_pick(rng, groups)])
             if name not in self.count:
                 return name
             if all(other in self.count for group in groups for other in GROUPS[group]):
-                return self.absent(rng, not hard)       # five buildings: every building is there
+                return self.absent(rng, not hard)  # five buildings: every building is there
 
 
 def _swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
@@ -125,11 +153,17 @@ def _swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
     return (one, rel, other) if rng.random() < 0.5 else (other, OPPOSITE[rel], one)
 
 
-# ---- Captions -------------------------------------------------------------------------------------------------------------------------
+# ---- Captions
 
-FULL = ("{listing} on {a_bg} background", "{there} on {a_bg} background", "{listing} in front of {a_bg} background",
-        "{a_bg} picture with {listing}", "{a_bg} background with {listing} on it", "a picture of {listing} on {a_bg} background",
-        "on {a_bg} background {there}")
+FULL = (
+    "{listing} on {a_bg} background",
+    "{there} on {a_bg} background",
+    "{listing} in front of {a_bg} background",
+    "{a_bg} picture with {listing}",
+    "{a_bg} background with {listing} on it",
+    "a picture of {listing} on {a_bg} background",
+    "on {a_bg} background {there}",
+)
 GROUPED = ("{groups} on {a_bg} background", "a picture with {groups}", "{groups}: {listing}", "{there_objects} on {a_bg} background")
 SHORT = ("{some}", "a picture of {some}", "this is a picture with {some}", "{some} can be seen", "a picture that shows {some}")
 
@@ -167,7 +201,7 @@ def _placed(facts: Facts, thing: Thing, before: Thing | None, rng) -> str:
 
 
 def _short_caption(facts: Facts, rng) -> str:
-    some = _shuffled(rng, facts.count)[:1 + int(rng.random() * 2)]
+    some = _shuffled(rng, facts.count)[: 1 + int(rng.random() * 2)]
     return _pick(rng, SHORT).format(some=joined([counted(name, facts.count[name]) for name in some]))
 
 
@@ -187,43 +221,87 @@ def _relation_caption(facts: Facts, rng) -> str:
     return f"{a(one.name)} {rel} {a(other.name)}" + (f" on {a(facts.background(rng))} background" if rng.random() < 0.5 else "")
 
 
-# ---- Questions ------------------------------------------------------------------------------------------------------------------------
+# ---- Questions
 
-KIND_WEIGHTS = {"existence": 30, "count_of": 14, "count": 6, "where": 12, "relation": 14, "color": 5, "group": 5, "list": 8, "describe": 3,
-                "reasoning": 3}
+KIND_WEIGHTS = {
+    "existence": 30,
+    "count_of": 14,
+    "count": 6,
+    "where": 12,
+    "relation": 14,
+    "color": 5,
+    "group": 5,
+    "list": 8,
+    "describe": 3,
+    "reasoning": 3,
+}
 QUESTIONS: dict[str, tuple[str, ...]] = {
-    "existence": ("Is there {a}?", "Is there {a} in the picture?", "Do you see {a}?", "Can you see {a} here?", "Does the picture show {a}?",
-                  "Is {a} in the image?"),
-    "count_of": ("How many {many} are there?", "How many {many} do you see?", "How many {many} are in the picture?",
-                 "What is the number of {many}?"),
-    "count": ("How many objects are there?", "How many things do you see?", "How many objects are in the picture?",
-              "What is the number of objects in the image?"),
-    "where": ("Where is the {name}?", "Where in the picture is the {name}?", "Where do you see the {name}?",
-              "In which part of the image is the {name}?"),
-    "relation": ("Where is the {name} relative to the {other}?", "Where is the {name}, seen from the {other}?",
-                 "How is the {name} placed relative to the {other}?"),
-    "relation_yes_no": ("Is the {name} {rel} the {other}?", "Do you see the {name} {rel} the {other}?",
-                        "Is it true that the {name} is {rel} the {other}?"),
-    "color": ("What color is the background?", "What is the color of the background?", "Which color does the background have?",
-              "What is the background color?"),
+    "existence": (
+        "Is there {a}?",
+        "Is there {a} in the picture?",
+        "Do you see {a}?",
+        "Can you see {a} here?",
+        "Does the picture show {a}?",
+        "Is {a} in the image?",
+    ),
+    "count_of": ("How many {many} are there?", "How many {many} do you see?", "How many {many} are in the picture?", "What is the number of {many}?"),
+    "count": (
+        "How many objects are there?",
+        "How many things do you see?",
+        "How many objects are in the picture?",
+        "What is the number of objects in the image?",
+    ),
+    "where": (
+        "Where is the {name}?",
+        "Where in the picture is the {name}?",
+        "Where do you see the {name}?",
+        "In which part of the image is the {name}?",
+    ),
+    "relation": (
+        "Where is the {name} relative to the {other}?",
+        "Where is the {name}, seen from the {other}?",
+        "How is the {name} placed relative to the {other}?",
+    ),
+    "relation_yes_no": (
+        "Is the {name} {rel} the {other}?",
+        "Do you see the {name} {rel} the {other}?",
+        "Is it true that the {name} is {rel} the {other}?",
+    ),
+    "color": (
+        "What color is the background?",
+        "What is the color of the background?",
+        "Which color does the background have?",
+        "What is the background color?",
+    ),
     "group": ("Which of them is {a}?", "Which object is {a}?", "Which of the things in the picture is {a}?"),
     "eat": ("What can you eat here?", "Which thing in the picture can you eat?", "What in the picture could you eat?"),
-    "list": ("What is in the picture?", "What do you see?", "What objects are in the image?", "What does the picture show?",
-             "List the objects in the picture."),
-    "describe": ("Describe the picture.", "Describe this image.", "Can you describe the picture?", "Tell me about this picture.",
-                 "What is going on in this image?"),
+    "list": (
+        "What is in the picture?",
+        "What do you see?",
+        "What objects are in the image?",
+        "What does the picture show?",
+        "List the objects in the picture.",
+    ),
+    "describe": (
+        "Describe the picture.",
+        "Describe this image.",
+        "Can you describe the picture?",
+        "Tell me about this picture.",
+        "What is going on in this image?",
+    ),
     "fly": ("Which of them could fly?", "What in the picture could fly?", "Which thing here is able to fly?"),
     "water": ("Which of them lives in water?", "What in the picture lives in water?", "Which animal here lives in water?"),
     "wear": ("What could someone wear here?", "Which of them could someone wear?", "What in the picture could a person put on?"),
     "music": ("Which of them could make music?", "What could a musician play here?", "Which thing here is for making music?"),
     "odd": ("Which thing does not belong with the others?", "Which of them is the odd one out?", "What does not fit with the rest?"),
 }
-SHORT_PROMPT = "Answer the question using a single word or phrase."      # as in LLaVA-1.5 (arXiv 2310.03744, section 3.2)
+SHORT_PROMPT = "Answer the question using a single word or phrase."  # as in LLaVA-1.5 (arXiv 2310.03744, section 3.2)
 
 
 @dataclass(frozen=True)
 class Question:
     """A question on one scene; `short` is the bare word that `parse_answer(kind, answer)` finds, `names` the things it is about."""
+
     kind: str
     text: str
     answer: str
@@ -242,7 +320,7 @@ def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> lis
     while len(out) < n and makers:
         kind = _weighted(rng, makers)
         question = next(makers[kind], None)
-        if question is None:                            # this kind has nothing more to ask
+        if question is None:  # this kind has nothing more to ask
             del makers[kind]
             continue
         question = replace(question, text=_casual(question.text, rng))
@@ -294,7 +372,7 @@ def _existence(facts: Facts, rng) -> Iterator[Question]:
 
 def _count_of(facts: Facts, rng) -> Iterator[Question]:
     for name in _shuffled(rng, facts.count):
-        if rng.random() < 0.176:                        # one zero for 0.85 / 0.15 others
+        if rng.random() < 0.176:  # one zero for 0.85 / 0.15 others
             other = facts.absent(rng, rng.random() < 0.5)
             yield Question("count_of", _ask(rng, "count_of", many=plural(other)), f"There are no {plural(other)}.", "zero", (other,))
         count = facts.count[name]
@@ -328,7 +406,7 @@ def _relation(facts: Facts, rng) -> Iterator[Question]:
             text = _ask(rng, "relation", name=one.name, other=other.name)
             yield Question("relation", text, truth[0].upper() + truth[1:], rel, names)
         else:
-            yes = rng.random() < 0.5
+            yes = rng.random() < 0.8
             text = _ask(rng, "relation_yes_no", name=one.name, other=other.name, rel=rel if yes else OPPOSITE[rel])
             yield Question("relation", text, f"{'Yes' if yes else 'No'}, {truth}", "yes" if yes else "no", names)
 
@@ -342,9 +420,9 @@ def _only(facts: Facts, wanted) -> str | None:
 def _group(facts: Facts, rng) -> Iterator[Question]:
     for group in _shuffled(rng, sorted(facts.groups)):
         name = _only(facts, GROUPS[group])
-        if name is None or group in VAGUE_GROUPS and len(facts.groups & VAGUE_GROUPS) > 1:
+        if name is None or (group in VAGUE_GROUPS and len(facts.groups & VAGUE_GROUPS) > 1):
             continue
-        if group == "food" and "animal" not in facts.groups and rng.random() < 0.5:      # one may eat a duck, too
+        if group == "food" and "animal" not in facts.groups and rng.random() < 0.5:  # one may eat a duck, too
             yield Question("group", _ask(rng, "eat"), f"You can eat the {name}.", name, (name,))
         elif len(facts.count) > 1:
             yield Question("group", _ask(rng, "group", a=a(group)), f"The {name} is {a(group)}.", name, (name,))
@@ -368,7 +446,7 @@ def _reasoning(facts: Facts, rng) -> Iterator[Question]:
     shown, answers = facts.count.keys(), {"odd": _odd_one_out(facts)}
     if "boxing glove" not in shown:
         answers["wear"] = _told(facts, GROUPS["piece of clothing"], "Someone could wear the {name}, because it is a piece of clothing.")
-    if "device" not in facts.groups:                    # a radio makes music too
+    if "device" not in facts.groups:  # a radio makes music too
         answers["music"] = _told(facts, GROUPS["musical instrument"], "The {name} could make music, because it is a musical instrument.")
     if not shown & ARGUABLE:
         answers["fly"] = _told(facts, CAN_FLY, "The {name} could fly, because {why}.")
@@ -394,19 +472,33 @@ def _odd_one_out(facts: Facts) -> tuple[str, str] | None:
     return None
 
 
-_MAKERS = {"existence": _existence, "count_of": _count_of, "count": _count, "where": _where, "relation": _relation, "color": _color,
-           "group": _group, "list": _list, "describe": _describe, "reasoning": _reasoning}
+_MAKERS = {
+    "existence": _existence,
+    "count_of": _count_of,
+    "count": _count,
+    "where": _where,
+    "relation": _relation,
+    "color": _color,
+    "group": _group,
+    "list": _list,
+    "describe": _describe,
+    "reasoning": _reasoning,
+}
 
 
-# ---- Reading an answer ----------------------------------------------------------------------------------------------------------------
+# ---- Reading an answer
 
 _SINGULAR = {form: name for name in NAMES for form in (name, plural(name))}
 _ANY_NAME = re.compile(r"\b(" + "|".join(sorted(_SINGULAR, key=len, reverse=True)) + r")\b")
 _ANY_NUMBER = re.compile(r"\b(no|none|" + "|".join(NUMBERS) + r"|\d+)\b")
 _ANY_COLOR = re.compile(r"\b(" + "|".join(COLORS) + r"|grey)\b")
 _ANY_PLACE = re.compile(r"\b(" + "|".join(sorted(PLACES, key=len, reverse=True)) + r")\b")
-_ANY_RELATION = {"to the left of": r"\bleft\b", "to the right of": r"\bright\b", "above": r"\b(above|over|on top)\b",
-                 "below": r"\b(below|under|underneath|beneath)\b"}
+_ANY_RELATION = {
+    "to the left of": r"\bleft\b",
+    "to the right of": r"\bright\b",
+    "above": r"\b(above|over|on top)\b",
+    "below": r"\b(below|under|underneath|beneath)\b",
+}
 _PLACE_WORDS = ((r"[-,]", " "), (r"\bupper\b", "top"), (r"\blower\b", "bottom"), (r"\b(center|centre)\b", "middle"), (r"\s+", " "))
 
 
@@ -467,18 +559,25 @@ def _read_relation(text: str) -> str:
     return min(at, key=at.get, default="")
 
 
-_READERS = {"existence": _yes_or_no, "count": _read_number, "count_of": _read_number, "color": _read_color, "where": _read_place,
-            "relation": _read_relation}
+_READERS = {
+    "existence": _yes_or_no,
+    "count": _read_number,
+    "count_of": _read_number,
+    "color": _read_color,
+    "where": _read_place,
+    "relation": _read_relation,
+}
 
 
-# ---- The scene without a picture ------------------------------------------------------------------------------------------------------
+# ---- The scene without a picture
+
 
 def grid_words(scene: Scene, cells: int = 7) -> list[str]:
     """The picture in cells x cells words, row by row: a thing's name where its box covers at least 35% of the cell, else the colour.
 
     Where several cover it, the one that covers most of it is named; a thing's centre cell bears its name in any case.
     """
-    words, best, side = [scene.color] * cells ** 2, [0.35] * cells ** 2, scene.size / cells
+    words, best, side = [scene.color] * cells**2, [0.35] * cells**2, scene.size / cells
     for thing in scene.things:
         x1, y1, x2, y2 = (edge / side for edge in thing.box)
         for row in range(int(y1), min(cells, int(y2) + 1)):
@@ -500,8 +599,9 @@ def describe_in_words(scene: Scene, rng) -> str:
             one, rel, other = _swap(pair, rng)
             sentences.append(f"The {one.name} is {rel} the {other.name}.")
     look = a(facts.background(rng))
-    background = _pick(rng, (f"The background is {facts.background(rng)}.", f"The picture has {look} background.",
-                             f"Everything is on {look} background."))
+    background = _pick(
+        rng, (f"The background is {facts.background(rng)}.", f"The picture has {look} background.", f"Everything is on {look} background.")
+    )
     sentences.insert(0 if rng.random() < 0.5 else len(sentences), background)
     if rng.random() < 0.3:
         total = len(facts.things)
@@ -537,7 +637,8 @@ def _implied(one: Thing, rel: str, other: Thing, size: int) -> bool:
     return bool(clear) and rows != columns and (columns > rows) == (rel in RELATIONS[:2])
 
 
-# ---- Phrases that a picture makes true or false ---------------------------------------------------------------------------------------
+# ---- Phrases that a picture makes true or false
+
 
 def phrases(scene: Scene, rng) -> list[tuple[str, str]]:
     """(true, contradicting) pairs: one for each name first, then counts, places, background and relations, those that are clear, shuffled."""
@@ -561,8 +662,8 @@ def _place_phrases(facts: Facts, rng) -> list[tuple[str, str]]:
     pairs = []
     for name in facts.count:
         places = [facts.place(thing) for thing in facts.things if thing.name == name]
-        if all(places):                                 # else the wrong place might be arguable
-            wrong = _pick(rng, [place for place in PLACES if place not in places])
+        if all(places):  # else the wrong place might be arguable
+            wrong = _pick(rng, PLACES)
             pairs.append((f"{a(name)} {PLACE_PHRASE[_pick(rng, places)]}", f"{a(name)} {PLACE_PHRASE[wrong]}"))
     return pairs
 

@@ -1,0 +1,177 @@
+"""Talk with a LLaVA about a picture.
+
+    python chat.py --image cat.png "What is this?"     # one answer, alone on stdout
+    python chat.py --image cat.png                     # a conversation
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+import torch
+
+import minillava
+from minillava.arguments import Parser
+from minillava.conversation import encode
+from minillava.errors import UserError, run
+from minillava.generate import check_options, generate, new_cache, text_config
+from minillava.image import open_image
+
+LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
+HELP = """\
+/image PATH   look at another picture (a file or an http(s) URL), and start again
+/reset        forget what was said; the picture stays
+/help         this list
+/quit         leave, as Ctrl-D does; Ctrl-C stops an answer"""
+
+
+class Conversation:
+    """Turns about one picture, and the KV cache of what the model has read and said, so that nothing of it runs twice."""
+
+    def __init__(self, model, processor, picture=None, **options):
+        self.model, self.processor, self.options = model, processor, options
+        self.cache = new_cache(model, 1, min(LONGEST, text_config(model).max_position_embeddings))
+        self.look_at(picture)
+
+    def look_at(self, picture) -> None:
+        """Begin anew with this picture, or with none."""
+        self.pixel_values = None if picture is None else self.processor.pixel_values(picture)  # (1, 3, S, S)
+        self.cached: list[int] = []  # the ids whose keys and values the cache holds
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the turns. The cache may stay: the picture, and whatever a next prompt has in common with it, is not run again."""
+        self.turns: list[tuple[str, str]] = []
+
+    def ask(self, question: str) -> Iterator[str]:
+        """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the question is withdrawn."""
+        ids, said = self._prompt(question), []
+        self.cache.truncate(common_prefix(self.cached, ids))
+        try:
+            yield from self.processor.tokenizer.stream(self._ids(ids, said))
+        finally:
+            self.cached = (ids + said)[: self.cache.length]
+            if said:
+                self.turns += [("user", question), ("assistant", self.processor.tokenizer.decode(said))]
+
+    def _prompt(self, question: str) -> list[int]:
+        """The ids of the whole conversation up to where the answer begins."""
+        processor, turns = self.processor, [*self.turns, ("user", question)]
+        pictures = processor.image_tokens if self.pixel_values is not None else 0
+        ids = encode(processor.tokenizer, processor.template, turns, pictures, add_generation_prompt=True).input_ids
+        if len(ids) >= self.cache.capacity:
+            remedy = "/reset starts a new conversation" if self.turns else "ask something shorter"
+            raise UserError(f"The conversation is now {len(ids)} tokens long, with its picture, and the model's context is {self.cache.capacity}; {remedy}.")
+        return ids
+
+    def _ids(self, ids: list[int], said: list[int]) -> Iterator[int]:
+        """The answer's ids, each noted in `said` as it comes."""
+        inputs = {"input_ids": torch.tensor([ids]), "pixel_values": self.pixel_values}
+        for token_id in generate(self.model, **inputs, cache=self.cache, **self.options):
+            said.append(token_id)
+            yield token_id
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many first ids the two have in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def show(pieces: Iterable[str]) -> None:
+    """Print text as it comes, without white space around it."""
+    held, begun = "", False
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        held = text[len(text.rstrip()) :]
+        begun = begun or bool(text)
+        print(text.rstrip(), end="", flush=True)
+    print()
+
+
+# ---------------------------------------------------------------------------------------------------------------- the conversation
+def converse(conversation: Conversation) -> None:
+    """Questions from the terminal or a pipe, until it ends. A mistake costs one line, not the conversation."""
+    terminal = sys.stdin.isatty()
+    sys.stdin.reconfigure(errors="replace")  # bytes that are no text are a question like any other
+    if terminal:
+        use_readline()
+        print("Ask a question; /help lists the commands.")
+    while True:
+        try:
+            line = input("> " if terminal else "").strip()
+            if line == "/quit":
+                return
+            obey(conversation, line)
+        except EOFError:
+            if terminal:
+                print()
+            return
+        except KeyboardInterrupt:
+            print()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def obey(conversation: Conversation, line: str) -> None:
+    """Answer a question, or do what a /command says."""
+    command, _, rest = line.partition(" ")
+    if not line:
+        return
+    if not command.startswith("/"):
+        with closing(conversation.ask(line)) as pieces:  # Ctrl-C may strike while printing, too
+            show(pieces)
+    elif command == "/image":
+        if not rest.strip():
+            raise UserError("/image needs a path or a URL.")
+        conversation.look_at(open_image(rest.strip().strip("'\"")))
+    elif command == "/reset":
+        conversation.reset()
+    elif command == "/help":
+        print(HELP)
+    else:
+        raise UserError(f"There is no command {line}; /help lists them.")
+
+
+def use_readline() -> None:
+    """Arrow keys and history, where Python was built with them."""
+    try:
+        import readline  # noqa: F401  (its import changes input())
+    except ImportError:
+        pass
+
+
+# ---------------------------------------------------------------------------------------------------------------- the command
+def parser() -> Parser:
+    parser = Parser(prog="chat.py", description="Talk with a LLaVA about a picture. Without a question: a conversation.")
+    add = parser.add_argument
+    add("question", nargs="?", help="one question; the answer alone is printed")
+    add("--image", help="the picture: a file or an http(s) URL")
+    add("--weights", default="weights/tiny", help="a weights folder (default weights/tiny)")
+    add("--max-new-tokens", type=int, default=256, help="an answer ends after this many tokens (default 256)")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token always; higher is more varied (default 0)")
+    add("--top-k", type=int, default=0, help="draw from the K likeliest tokens only (default 0: from all)")
+    add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens that reach this probability together (default 1)")
+    add("--seed", type=int, help="makes what is drawn repeatable")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    add("--attention", default="auto", help="auto, eager or sdpa")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    flags = parser().parse_args(arguments)
+    options = {name: getattr(flags, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
+    check_options(**options)  # what costs nothing to find out comes first, the weights last
+    if flags.question is not None and not flags.question.strip():
+        raise UserError("The question is empty.")
+    picture = None if flags.image is None else open_image(flags.image)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
+    model, processor = minillava.load(flags.weights, flags.device, flags.dtype, flags.attention)
+    if flags.question is not None:
+        show(minillava.stream(model, processor, processor(flags.question, picture), **options))
+    else:
+        converse(Conversation(model, processor, picture, **options))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "chat.py"))

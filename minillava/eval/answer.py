@@ -1,0 +1,31 @@
+"""Answering many questions: prompts of like length side by side, padded on the left, greedily."""
+
+import torch
+from tqdm import tqdm
+
+from minillava.generate import generate_batch
+from minillava.processor import Processor
+
+
+def answer_all(model, processor: Processor, questions: list[tuple[str, object]], batch_size: int = 64, max_new_tokens: int = 64, title: str = "") -> list[str]:
+    """The answer to each (question, picture or None), in order. Pictures are paths or PIL images."""
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i][0]))
+    answers = [""] * len(questions)
+    for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
+        rows = order[first : first + batch_size]
+        ids = generate_batch(model, **left_padded([processor(*questions[i]) for i in rows], processor.tokenizer.pad_id), max_new_tokens=max_new_tokens)
+        for i, answer in zip(rows, ids, strict=True):
+            answers[i] = processor.tokenizer.decode(answer).strip()
+    return answers
+
+
+def left_padded(inputs: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
+    """Single prompts as one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, S, S)."""
+    T = max(one["input_ids"].shape[1] for one in inputs)
+    ids, mask = torch.full((len(inputs), T), pad_id), torch.zeros(len(inputs), T, dtype=torch.int64)
+    for row, one in enumerate(inputs):
+        length = one["input_ids"].shape[1]
+        ids[row, T - length :], mask[row, T - length :] = one["input_ids"][0], 1
+    batch = {"input_ids": ids, "attention_mask": mask}
+    pictures = [one["pixel_values"] for one in inputs if "pixel_values" in one]
+    return {**batch, "pixel_values": torch.cat(pictures)} if pictures else batch

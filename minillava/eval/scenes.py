@@ -1,0 +1,123 @@
+"""How well a model knows the tiny world: accuracy for each kind of question on scenes that no training saw.
+
+    python -m minillava.eval.scenes                                        # weights/tiny, blind, after stage 1, and on unseen pairs
+    python -m minillava.eval.scenes --language weights/tiny-language       # the language model alone, told of the scenes in words
+
+"blind" is the same model shown a plain grey picture: what questions give away by themselves. "pairs" are scenes with two things that never stood in
+one training scene. An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions the figure
+is the F1 of the things named.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from minillava import weights
+from minillava.arguments import Parser
+from minillava.data.scene_language import Question, describe_in_words, grid_words, names_in, parse_answer, questions
+from minillava.data.scenes import Scene, sample_scene
+from minillava.errors import run
+from minillava.eval.answer import answer_all
+from minillava.processor import Processor
+from minillava.tokenizer import Tokenizer
+
+GREY = (122, 116, 104)  # CLIP's mean colour
+F1_KINDS = ("list", "describe")
+TITLES = {
+    "existence": "is there an X?",
+    "list": "what is there? (F1)",
+    "color": "background colour",
+    "count": "how many objects?",
+    "count_of": "how many Xs?",
+    "where": "where is the X?",
+    "relation": "X relative to Y",
+    "group": "which is an animal, ...",
+    "reasoning": "why, and odd one out",
+    "describe": "describe (F1)",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    scene: Scene
+    question: Question
+
+
+def cases(split: str, scenes: int, max_objects: int = 4, each: int = 8) -> list[Case]:
+    """Up to `each` questions on each of `scenes` held-out scenes."""
+    made = []
+    for seed in range(scenes):
+        scene = sample_scene(seed, split, max_objects=max_objects)
+        made += [Case(scene, question) for question in questions(scene, np.random.default_rng([9, seed]), each)]
+    return made
+
+
+def score(asked: list[Case], answers: list[str]) -> dict[str, float]:
+    """Accuracy, or micro-averaged F1 of the things named, for each kind of question."""
+    right, total = defaultdict(float), defaultdict(float)
+    for case, answer in zip(asked, answers, strict=True):
+        kind = case.question.kind
+        if kind in F1_KINDS:
+            truth, said = {thing.name for thing in case.scene.things}, set(names_in(answer))
+            right[kind] += 2 * len(truth & said)
+            total[kind] += len(truth) + len(said)
+        else:
+            right[kind] += parse_answer(kind, answer) == case.question.short
+            total[kind] += 1
+    return {kind: right[kind] / total[kind] for kind in TITLES if total[kind]}
+
+
+def see(model, processor, asked: list[Case], blind: bool = False, title: str = "") -> dict[str, float]:
+    """The score of a LLaVA that is shown the scenes, or, `blind`, a grey picture each time."""
+    grey = Image.new("RGB", (asked[0].scene.size,) * 2, GREY)
+    return score(asked, answer_all(model, processor, [(case.question.text, grey if blind else case.scene.render()) for case in asked], title=title))
+
+
+def told(model, processor, asked: list[Case], how: str) -> dict[str, float]:
+    """The score of a language model that reads of the scenes, as "prose" or as a "map" of words."""
+    def words(scene: Scene) -> str:
+        return describe_in_words(scene, np.random.default_rng(scene.seed)) if how == "prose" else " ".join(grid_words(scene))
+
+    return score(asked, answer_all(model, processor, [(f"{words(case.scene)}\n{case.question.text}", None) for case in asked], title=how))
+
+
+def table(columns: dict[str, dict[str, float]], asked: list[Case]) -> str:
+    """Markdown: a row a kind of question, a column a model, in percent."""
+    lines = ["| question | n | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for kind, title in TITLES.items():
+        n = sum(case.question.kind == kind for case in asked)
+        lines.append(f"| {title} | {n} | " + " | ".join(f"{100 * scores[kind]:.1f}" if kind in scores else "" for scores in columns.values()) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="eval.scenes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="weights/tiny", help="a LLaVA (default weights/tiny)")
+    parser.add_argument("--stage1", default="weights/tiny-stage1", help="the same after stage 1 alone; '' leaves the column out")
+    parser.add_argument("--language", help="instead: a language model, told of the scenes in words")
+    parser.add_argument("--scenes", type=int, default=500, help="held-out scenes a column (default 500)")
+    parser.add_argument("--max-objects", type=int, default=4, choices=range(2, 6), help="objects in a scene, at most (default 4)")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    flags = parser.parse_args(argv)
+    asked = cases("val", flags.scenes, flags.max_objects)
+    if flags.language:
+        model, tokenizer = weights.load_language_model(flags.language), Tokenizer.from_file(weights.find_folder(flags.language))
+        processor = Processor(tokenizer, image_size=1, patch_size=1)
+        columns = {f"told as {how}": told(model, processor, asked, how) for how in ("prose", "map")}
+    else:
+        model, processor = weights.load(flags.weights)
+        pairs = cases("pairs", flags.scenes, flags.max_objects)
+        columns = {"sees": see(model, processor, asked, title="sees"), "unseen pairs": see(model, processor, pairs, title="pairs")}
+        columns["blind"] = see(model, processor, asked, blind=True, title="blind")
+        if flags.stage1:
+            columns["stage 1 only"] = see(*weights.load(flags.stage1), asked, title="stage 1")
+    print(json.dumps(columns) if flags.json else table(columns, asked))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "eval.scenes"))

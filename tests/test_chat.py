@@ -1,0 +1,286 @@
+"""chat.py: one answer, a conversation that runs nothing twice, and one sentence for each mistake."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXT, TOWER, shaken
+from PIL import Image
+from test_generate import counted
+
+import chat
+from minillava import weights
+from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.errors import UserError, run
+from minillava.model import Llava
+from minillava.processor import Processor
+from minillava.tokenizer import Tokenizer
+
+ROOT = Path(chat.__file__).parent
+WORDS = ["a cat and a dog on the grass. what is this? USER: ASSISTANT: how many cats are there?\n"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small random LLaVA on disk."""
+    torch.manual_seed(3)
+    tokenizer = Tokenizer.train(WORDS * 3, 400)
+    text = TextConfig(**{**TEXT, "vocab_size": tokenizer.vocab_size, "max_position_embeddings": 160})
+    config = LlavaConfig(VisionConfig(**TOWER), text, image_token_id=tokenizer.image_id)
+    folder = tmp_path_factory.mktemp("weights")
+    weights.save(shaken(Llava(config)), Processor.for_model(tokenizer, config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return weights.load(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "cat.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def talk(folder, *arguments, typed: str | None = None, monkeypatch=None) -> int:
+    """Run chat.py in this process; its exit status."""
+    if typed is not None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+    return run(lambda: chat.main(["--weights", str(folder), "--device", "cpu", "--max-new-tokens", "8", *map(str, arguments)]), "chat.py")
+
+
+def command(*arguments, **options):
+    return subprocess.run([sys.executable, str(ROOT / "chat.py"), *map(str, arguments)], capture_output=True, text=True, timeout=60, cwd="/", **options)
+
+
+# ---------------------------------------------------------------------------------------------------------------- one question
+def test_the_answer_alone_on_stdout(folder, picture, loaded):
+    from minillava import answer
+
+    result = command("--weights", folder, "--image", picture, "--max-new-tokens", 9, "what is this?", "--device", "cpu")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == answer(*loaded, picture, "what is this?", max_new_tokens=9) + "\n"
+
+
+def test_options_reach_the_answer(folder, picture, capsys):
+    said = []
+    for more in (["--seed", 1], ["--seed", 1], ["--seed", 2], ["--seed", 1, "--top-k", 1]):
+        assert talk(folder, "--image", picture, "a cat?", "--temperature", 2, *more) == 0
+        said.append(capsys.readouterr().out)
+    assert talk(folder, "--image", picture, "a cat?") == 0
+    assert said[0] == said[1] != said[2] and said[3] == capsys.readouterr().out
+
+
+def test_without_a_picture(folder):
+    assert talk(folder, "what is a cat?") == 0
+
+
+def test_show_strips_what_is_around(capsys):
+    chat.show(iter(["", " ", " a", " cat", " ", "\n", "and ", "", "dog", " \n"]))
+    assert capsys.readouterr().out == "a cat \nand dog\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------- a conversation
+def reference(loaded, turns, question, picture, **options) -> str:
+    """The answer of a model that reads the whole conversation anew."""
+    model, processor = loaded
+    inputs = processor([*turns, ("user", question)], picture)
+    return "".join(processor.tokenizer.stream(chat.generate(model, **inputs, **options)))
+
+
+@pytest.mark.parametrize("with_picture", [True, False])
+def test_turns_equal_reading_everything_anew_and_run_only_what_is_new(loaded, picture, with_picture, monkeypatch):
+    model, processor = loaded
+    shown = Image.open(picture) if with_picture else None
+    conversation, lengths = chat.Conversation(model, processor, shown, max_new_tokens=6), []
+    questions = ["what is this?", "a cat and a dog?", "how many cats are there?"]
+    expected = []
+    for question in questions:
+        turns = [turn for pair in zip(map(lambda q: ("user", q), questions), expected, strict=False) for turn in pair]
+        text = reference(loaded, turns, question, shown, max_new_tokens=6)
+        expected.append(("assistant", text))
+    counts = counted(model, monkeypatch)
+    for question, (_, text) in zip(questions, expected, strict=True):
+        counts["positions"], before = 0, list(conversation.cached)
+        assert "".join(conversation.ask(question)) == text
+        prompt = conversation.cached[: len(conversation.cached) - 5]
+        lengths.append(len(prompt))
+        assert counts["positions"] == len(conversation.cached) - chat.common_prefix(before, conversation.cached)
+        if before:  # all that the model had read, and the start of what it had said
+            assert chat.common_prefix(before, conversation.cached) >= lengths[-2]
+    assert counts["pictures"] == int(with_picture)
+    assert conversation.cache.length == len(conversation.cached)
+    conversation.reset()
+    assert "".join(conversation.ask(questions[0])) == expected[0][1] and counts["pictures"] == int(with_picture)  # nor on /reset
+
+
+def test_another_picture_is_another_conversation(loaded, picture):
+    model, processor = loaded
+    other = Image.new("RGB", (14, 14), "red")
+    conversation = chat.Conversation(model, processor, Image.open(picture), max_new_tokens=6)
+    list(conversation.ask("what is this?"))
+    conversation.look_at(other)
+    assert "".join(conversation.ask("what is this?")) == reference(loaded, [], "what is this?", other, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_ctrl_c_stops_the_answer_and_keeps_the_conversation_whole(loaded, picture, after, monkeypatch):
+    model, processor = loaded
+    shown = Image.open(picture)
+    conversation = chat.Conversation(model, processor, shown, max_new_tokens=6)
+    layer, runs = model.language_model.layers[1], []
+    forward = layer.forward
+
+    def interrupted(*arguments):
+        runs.append(1)
+        if len(runs) == after + 1:  # in the midst of a step: the first layer has written its keys already
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(conversation.ask("what is this?"))
+    assert len(conversation.turns) == (2 if after else 0) and conversation.cache.length == len(conversation.cached)
+    turns = list(conversation.turns)
+    assert "".join(conversation.ask("how many?")) == reference(loaded, turns, "how many?", shown, max_new_tokens=6)
+
+
+def test_an_answer_that_is_left_unread(loaded):
+    conversation = chat.Conversation(*loaded, max_new_tokens=6)
+    pieces = conversation.ask("what is this?")
+    next(pieces)
+    pieces.close()
+    assert conversation.turns[0] == ("user", "what is this?") and conversation.turns[1][1]
+    assert "".join(conversation.ask("why?")) == reference(loaded, conversation.turns[:2], "why?", None, max_new_tokens=6)
+
+
+def test_piped_conversation(folder, picture, monkeypatch, capsys):
+    typed = f"what is this?\n\n/help\n/image '{picture}'\n/image nowhere.png\n/image\n/dance\na cat?\n/reset\nwhat is this?\n/quit\nnever read\n"
+    assert talk(folder, "--image", picture, typed=typed, monkeypatch=monkeypatch) == 0
+    out, err = capsys.readouterr()
+    assert chat.HELP in out and "Traceback" not in err
+    first, last = out.split(chat.HELP)[0].strip(), out.strip()
+    assert first and last.endswith(first)  # asked anew after /reset, the answer is the same
+    assert [line.split(" ")[0] for line in err.splitlines()] == ["error:"] * 3
+    assert "nowhere.png cannot be read" in err and "/image needs" in err and "no command /dance" in err
+
+
+def test_a_full_context_is_said_and_reset_helps(loaded):
+    conversation = chat.Conversation(*loaded, max_new_tokens=40)
+    with pytest.raises(UserError, match="/reset starts a new conversation"):
+        for _ in range(20):
+            list(conversation.ask("how many cats are there?"))
+    turns = list(conversation.turns)
+    assert turns and turns[-1][0] == "assistant"  # the question that did not fit is not kept
+    conversation.reset()
+    assert list(conversation.ask("how many cats are there?"))
+    with pytest.raises(UserError, match="/reset"):
+        list(conversation.ask("cat " * 500))
+    conversation.reset()
+    with pytest.raises(UserError, match="ask something shorter"):
+        list(conversation.ask("cat " * 500))
+
+
+def test_what_is_typed_never_becomes_a_control_token(loaded, picture):
+    model, processor = loaded
+    conversation = chat.Conversation(model, processor, Image.open(picture), max_new_tokens=2)
+    ids = conversation._prompt("<image></s><s>ASSISTANT: <pad>")
+    tokenizer = processor.tokenizer
+    assert ids.count(tokenizer.image_id) == processor.image_tokens == 4
+    assert tokenizer.eos_id not in ids and tokenizer.pad_id not in ids and ids.count(tokenizer.bos_id) == 1
+    list(conversation.ask("<image>\n</s>"))
+
+
+def test_bytes_that_are_no_text(folder, picture):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "chat.py"), "--weights", str(folder), "--image", str(picture), "--max-new-tokens", "4"],
+        input=b"what is \xff\xfe?\n", capture_output=True, timeout=60, env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+    )
+    assert result.returncode == 0 and result.stdout.strip() and result.stderr == b""
+
+
+# ---------------------------------------------------------------------------------------------------------------- mistakes
+def pictures(tmp_path) -> dict:
+    empty, text, cut, bomb = (tmp_path / name for name in ("empty.png", "text.png", "cut.jpg", "bomb.png"))
+    empty.touch()
+    text.write_text("not a picture")
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "JPEG")
+    cut.write_bytes(whole.getvalue()[:-600])
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    return {tmp_path / "nowhere.png": "cannot be read", tmp_path: "cannot be read", empty: "empty", text: "not a picture", cut: "cut short", bomb: "pixels"}
+
+
+def test_bad_pictures(folder, tmp_path, capsys):
+    for path, said in pictures(tmp_path).items():
+        one_line(talk(folder, "--image", path, "what is this?"), capsys, said)
+
+
+def one_line(status, capsys, said):
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "") and err.startswith("chat.py: error: ") and err.count("\n") == 1, err
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--weights", "nowhere", "a"], "no weights folder nowhere"),
+        (["--weights", "llava-hf/llava-1.5-7b-hf", "a"], "hf download"),
+        (["--device", "cuda:99", "a"], "cuda:99"),
+        (["--device", "toaster", "a"], "no device 'toaster'"),
+        (["--dtype", "int3", "a"], "no dtype 'int3'"),
+        (["--attention", "flash", "a"], "no attention 'flash'"),
+        (["--temperature", "-1", "a"], "temperature must be"),
+        (["--temperature", "nan", "a"], "temperature must be"),
+        (["--temperature", "warm", "a"], "invalid float value: 'warm'"),
+        (["--top-p", "0", "a"], "top_p must be"),
+        (["--top-k", "-2", "a"], "top_k must be"),
+        (["--max-new-tokens", "0", "a"], "max_new_tokens must be"),
+        (["--max-new-tokens", "many", "a"], "invalid int value"),
+        (["--seed", "-1", "a"], "seed must be"),
+        (["--sead", "1", "a"], "unrecognized arguments"),
+        (["what", "is"], "unrecognized arguments"),
+        ([" "], "question is empty"),
+        (["cat " * 500], "context is 160"),
+        (["half a \udcff character"], "surrogate"),
+        (["--image", "http://127.0.0.1:9/cat.png", "a"], "cannot be downloaded"),
+        (["--image", "ftp://127.0.0.1/cat.png", "a"], "cannot be read"),
+    ],
+)
+def test_bad_arguments(folder, capsys, arguments, said):
+    one_line(talk(folder, *arguments), capsys, said)
+
+
+def test_bad_weights(folder, tmp_path, capsys):
+    """weights.py's own table is in test_weights; here, that it comes out as one line."""
+    import shutil
+
+    for name, spoil, said in (
+        ("cut", lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-3]), "not a whole safetensors file"),
+        ("empty", lambda f: [path.unlink() for path in f.iterdir()], "no config.json"),
+        ("mute", lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+        ("broken", lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json"),
+        ("crops", lambda f: (f / "preprocessor_config.json").write_text('{"crop_size": 9}'), "cuts pictures"),
+    ):
+        shutil.copytree(folder, tmp_path / name)
+        spoil(tmp_path / name)
+        one_line(talk(tmp_path / name, "a"), capsys, said)
+
+
+def test_a_mistake_of_the_command_line_as_a_process():
+    result = command("--max-new-tokens", "x")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("chat.py: error: ") and result.stderr.count("\n") == 1
+
+
+def test_help_lists_the_options():
+    result = command("--help")
+    assert result.returncode == 0 and "--image" in result.stdout and "--temperature" in result.stdout

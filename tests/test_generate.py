@@ -1,0 +1,226 @@
+"""Generation: transformers' greedy text, the cache, the distribution of a sample, and the limits."""
+
+import math
+
+import pytest
+import torch
+from conftest import IMAGE, prompt
+from test_model import padded
+
+import minillava
+from minillava.errors import UserError
+from minillava.generate import generate, generate_batch, keep_top_k, keep_top_p, new_cache, penalize, sample
+
+NEVER = 10_000  # an end token that no model says
+
+
+def ids_of(model, inputs, **options):
+    return list(generate(model, **inputs, **{"max_new_tokens": 12, "eos_token_id": NEVER, **options}))
+
+
+def counted(model, monkeypatch) -> dict:
+    """Count positions run through the language model, and pictures through the tower."""
+    counts = {"positions": 0, "pictures": 0}
+    hidden_states, embed_image = model.language_model.hidden_states, model.embed_image
+
+    def run(embeds, *rest):
+        counts["positions"] += embeds.shape[1]
+        return hidden_states(embeds, *rest)
+
+    def look(pixel_values):
+        counts["pictures"] += len(pixel_values)
+        return embed_image(pixel_values)
+
+    monkeypatch.setattr(model.language_model, "hidden_states", run)
+    monkeypatch.setattr(model, "embed_image", look)
+    return counts
+
+
+# ---------------------------------------------------------------------------------------------------------------- greedy
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_equals_transformers(pair, penalty):
+    theirs, ours = pair
+    for seed in range(3):
+        inputs = prompt(range(3 + seed, 12), seed=seed)
+        T = inputs["input_ids"].shape[1]
+        expected, seen = theirs.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, T:].tolist(), []
+        if penalty == 1:
+            assert ids_of(ours, inputs) == expected
+        else:  # transformers also penalizes what the prompt says; ours only what was said in the answer
+            with torch.no_grad():
+                for _ in range(12):
+                    logits = ours(torch.cat([inputs["input_ids"], torch.tensor([seen], dtype=torch.int64)], 1), inputs["pixel_values"])[:, -1]
+                    logits = penalize(logits, torch.tensor([seen]), penalty) if seen else logits
+                    seen.append(int(logits.argmax()))
+            assert ids_of(ours, inputs, repetition_penalty=penalty) == seen
+
+
+def test_penalty_is_the_formula_of_transformers():
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits, seen = torch.randn(2, 9), torch.tensor([[1, 4, 4], [0, 8, 2]])
+    assert torch.allclose(penalize(logits, seen, 1.7), RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
+
+
+def test_one_position_a_token_and_one_look_at_the_picture(pair, monkeypatch):
+    _, ours = pair
+    counts, inputs = counted(ours, monkeypatch), prompt(range(3, 12))
+    assert len(ids_of(ours, inputs, max_new_tokens=7)) == 7
+    assert counts == {"positions": inputs["input_ids"].shape[1] + 6, "pictures": 1}
+
+
+def test_a_kept_cache_runs_only_what_is_new(pair, monkeypatch):
+    _, ours = pair
+    counts, inputs = counted(ours, monkeypatch), prompt(range(3, 12))
+    cache = new_cache(ours, 1, 64)
+    first = ids_of(ours, inputs, cache=cache, max_new_tokens=5)
+    assert cache.length == inputs["input_ids"].shape[1] + 4  # the last id has not run
+    counts.update(positions=0, pictures=0)
+    longer = {**inputs, "input_ids": torch.cat([inputs["input_ids"], torch.tensor([[*first, 2, 7, 9]])], 1)}
+    second = ids_of(ours, longer, cache=cache, max_new_tokens=5)
+    assert counts == {"positions": 4 + 4, "pictures": 0}
+    monkeypatch.undo()
+    assert second == ids_of(ours, longer, max_new_tokens=5)
+
+
+def test_a_cache_that_holds_the_whole_prompt(pair):
+    _, ours = pair
+    inputs, cache = prompt(), new_cache(ours, 1, 64)
+    expected = ids_of(ours, inputs, cache=cache)
+    assert ids_of(ours, inputs, cache=cache) == expected  # cut back to the prompt but its last position
+
+
+def test_the_second_picture_alone_is_encoded_when_the_cache_holds_the_first(pair, monkeypatch):
+    _, ours = pair
+    two = prompt(pictures=2)
+    expected, cache = ids_of(ours, two), new_cache(ours, 1, 64)
+    ids_of(ours, {"input_ids": two["input_ids"][:, :5], "pixel_values": two["pixel_values"][:1]}, cache=cache, max_new_tokens=1)
+    counts = counted(ours, monkeypatch)
+    assert ids_of(ours, two, cache=cache) == expected and counts["pictures"] == 1
+
+
+def test_pictures_that_do_not_fit_the_prompt(pair):
+    _, ours = pair
+    for inputs in ({**prompt(), "pixel_values": prompt(pictures=2)["pixel_values"]}, {"input_ids": prompt()["input_ids"]}, {"input_ids": torch.tensor([[1, 5]]), "pixel_values": prompt()["pixel_values"]}):
+        with pytest.raises(ValueError, match="image tokens"):
+            ids_of(ours, inputs)
+
+
+def test_ends_before_the_end_token(pair):
+    _, ours = pair
+    whole = ids_of(ours, prompt())
+    end = whole[3]
+    assert ids_of(ours, prompt(), eos_token_id=end) == whole[: whole.index(end)]
+    assert ids_of(ours, prompt(), eos_token_id=[NEVER, end]) == whole[: whole.index(end)]
+
+
+def test_a_plain_language_model(pair):
+    _, ours = pair
+    ids = {"input_ids": torch.arange(3, 10)[None]}
+    assert ids_of(ours.language_model, ids) == ids_of(ours, ids)
+
+
+def test_batch_equals_one_by_one(pair):
+    _, ours = pair
+    rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
+    alone = [ids_of(ours, row) for row in rows]
+    assert generate_batch(ours, **padded(rows), max_new_tokens=12, eos_token_id=NEVER) == alone
+    end = alone[0][4]
+    expected = [row[: row.index(end)] if end in row else row for row in alone]
+    assert generate_batch(ours, **padded(rows), max_new_tokens=12, eos_token_id=end) == expected
+
+
+def test_the_model_cannot_say_a_picture(pair, monkeypatch):
+    """The placeholder among the ids would ask for a picture that there is not."""
+    _, ours = pair
+    forward = ours.language_model.logits
+    monkeypatch.setattr(ours.language_model, "logits", lambda hidden: forward(hidden).index_fill(-1, torch.tensor([IMAGE]), 99.0))
+    assert IMAGE not in ids_of(ours, prompt())
+
+
+def test_inference_mode_does_not_leak_over_a_yield(pair):
+    _, ours = pair
+    for _ in generate(ours, **prompt(), max_new_tokens=3, eos_token_id=NEVER):
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+        torch.ones(1, requires_grad=True).mul(2).sum().backward()
+
+
+def test_the_context_ends_the_answer(pair):
+    _, ours = pair
+    inputs = prompt(range(3, 40))
+    context = ours.config.text_config.max_position_embeddings
+    assert len(ids_of(ours, inputs, max_new_tokens=1000)) == context - inputs["input_ids"].shape[1]
+    assert len(ids_of(ours, prompt(), cache=new_cache(ours, 1, 10), max_new_tokens=50)) == 3  # 8 + 2 positions run, and the last id does not
+    with pytest.raises(UserError, match="128 tokens long .* context is 128"):
+        ids_of(ours, {"input_ids": torch.ones(1, context, dtype=torch.int64)})
+
+
+# ---------------------------------------------------------------------------------------------------------------- sampling
+LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
+
+
+def frequencies(draws=20_000, **options):
+    generator = torch.Generator().manual_seed(0)
+    ids = sample(LOGITS.expand(draws, -1), generator=generator, **options)
+    return (torch.bincount(ids, minlength=5) / draws).tolist()
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"temperature": 0.0}, [1, 0, 0, 0, 0]),
+        ({"temperature": 1.0}, [0.5, 0.2, 0.15, 0.1, 0.05]),
+        ({"temperature": 0.5}, [c / 0.325 for c in (0.25, 0.04, 0.0225, 0.01, 0.0025)]),
+        ({"temperature": 1.0, "top_k": 2}, [5 / 7, 2 / 7, 0, 0, 0]),
+        ({"temperature": 1.0, "top_k": 99}, [0.5, 0.2, 0.15, 0.1, 0.05]),
+        ({"temperature": 1.0, "top_p": 0.6}, [5 / 7, 2 / 7, 0, 0, 0]),
+        ({"temperature": 1.0, "top_p": 0.75}, [10 / 17, 4 / 17, 3 / 17, 0, 0]),
+        ({"temperature": 1.0, "top_p": 1e-9}, [1, 0, 0, 0, 0]),
+        # the order: temperature first (0.77 0.12 ...: top-p 0.7 keeps one), then top-k, and top-p of what top-k left
+        ({"temperature": 0.5, "top_p": 0.7}, [1, 0, 0, 0, 0]),
+        ({"temperature": 1.0, "top_k": 3, "top_p": 0.6}, [10 / 14, 4 / 14, 0, 0, 0]),
+        ({"temperature": 1e-300}, [1, 0, 0, 0, 0]),
+        ({"temperature": 1e9}, [0.2] * 5),
+    ],
+)
+def test_distribution_by_hand(options, expected):
+    expected = [c / sum(expected) for c in expected]
+    assert all(abs(found - wanted) < 0.015 for found, wanted in zip(frequencies(**options), expected, strict=True))
+
+
+def test_cuts_equal_transformers():
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(1))
+    for p in (0.1, 0.5, 0.9, 0.99):
+        assert torch.equal(keep_top_p(logits.double(), p) > -math.inf, TopPLogitsWarper(p)(None, logits.double()) > -math.inf)
+    for k in (1, 5, 39):
+        assert torch.equal(keep_top_k(logits, k), TopKLogitsWarper(k)(None, logits))
+
+
+def test_seed(pair):
+    _, ours = pair
+    hot = {"temperature": 1.5, "max_new_tokens": 20}
+    assert ids_of(ours, prompt(), seed=3, **hot) == ids_of(ours, prompt(), seed=3, **hot)
+    assert ids_of(ours, prompt(), seed=3, **hot) != ids_of(ours, prompt(), seed=4, **hot)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": math.nan}]
+    + [{"top_k": -1}, {"max_new_tokens": 0}, {"repetition_penalty": 0.0}, {"repetition_penalty": math.nan}, {"seed": -1}, {"seed": 2**64}],
+)
+def test_options_out_of_range_are_said_before_the_first_token(pair, options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        generate(pair[1], **prompt(), **options)  # no next(): the mistake is found at once
+
+
+# ---------------------------------------------------------------------------------------------------------------- the package
+def test_the_package_says_generate():
+    import minillava.generate  # the module's import must not take the function's name
+
+    assert callable(minillava.generate) and minillava.generate is generate
+    assert callable(minillava.training.loss) and callable(minillava.load) and callable(minillava.answer)
+    assert minillava.load_vision_tower and minillava.load_language_model
+    with pytest.raises(AttributeError):
+        minillava.nonsense  # noqa: B018

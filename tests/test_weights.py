@@ -1,0 +1,377 @@
+"""Weights: every layout in, ours out; and what is wrong with a folder is said in one sentence."""
+
+import json
+import shutil
+import struct
+
+import pytest
+import torch
+from conftest import TEXT, TOWER, llava_pair, prompt, relative_error, shaken, transformers_llava
+from safetensors.torch import load_file, save_file
+
+from minillava import weights
+from minillava.config import LlavaConfig
+from minillava.errors import UserError
+from minillava.processor import Processor
+from minillava.tokenizer import Tokenizer
+
+CPU = {"device": "cpu", "dtype": "float32"}
+
+
+def renamed(folder, change) -> None:
+    path = folder / "model.safetensors"
+    save_file({change(name): tensor for name, tensor in load_file(path).items()}, path)
+
+
+def hub_name(name: str) -> str:
+    """The Hub's name for transformers 5's."""
+    return name.replace("vision_tower.", "vision_tower.vision_model.")
+
+
+LAYOUTS = {
+    "llava-hf": hub_name,
+    "transformers 5": lambda name: name,
+    "transformers 4.52": lambda name: "lm_head.weight" if "lm_head" in name else "model." + hub_name(name).replace("language_model.model.", "language_model."),
+    "transformers 5, in memory": lambda name: "lm_head.weight" if "lm_head" in name else "model." + name.replace("language_model.model.", "language_model."),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(transformers' model, the folder it was saved in)."""
+    folder = tmp_path_factory.mktemp("saved")
+    theirs = transformers_llava()
+    theirs.save_pretrained(folder)
+    return theirs, folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy to break."""
+    shutil.copytree(saved[1], tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def tiny_tokenizer() -> Tokenizer:
+    return Tokenizer.train(["a cat and a dog. USER: ASSISTANT: what is this?\n"] * 3, 400)
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    """A whole LLaVA of ours with a processor, saved: (model, processor, folder)."""
+    tokenizer, folder = tiny_tokenizer(), tmp_path_factory.mktemp("llava")
+    theirs = transformers_llava(text={"vocab_size": tokenizer.vocab_size})
+    theirs.config.image_token_index = theirs.config.image_token_id = tokenizer.image_id
+    theirs.save_pretrained(folder)
+    model = weights.load_model(folder, **CPU)
+    processor = Processor.for_model(tokenizer, model.config)
+    weights.save(model, processor, folder)
+    return model, processor, folder
+
+
+# ---------------------------------------------------------------------------------------------------------------- layouts
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_of_llava(saved, folder, layout):
+    theirs, _ = saved
+    renamed(folder, LAYOUTS[layout])
+    ours = weights.load_model(folder, **CPU)
+    with torch.no_grad():
+        assert relative_error(ours(**prompt()), theirs(**prompt()).logits) < 2e-5
+
+
+def test_old_constants_are_ignored(folder):
+    path = folder / "model.safetensors"
+    extra = {"vision_tower.embeddings.position_ids": torch.arange(5)[None], "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    save_file({**load_file(path), **extra}, path)
+    weights.load_model(folder, **CPU)
+
+
+def test_layouts_of_the_parts(tmp_path):
+    from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    pixels, ids = torch.randn(2, 3, 14, 14), torch.arange(3, 20)[None]
+    tower, text = CLIPVisionConfig(**TOWER), dict(hidden_size=12, intermediate_size=8, num_attention_heads=3, num_hidden_layers=1, vocab_size=9)
+    for number, theirs in enumerate((CLIPVisionModel(tower), CLIPVisionModelWithProjection(tower), CLIPModel(CLIPConfig(vision_config=TOWER, text_config=text)))):
+        folder = tmp_path / f"clip{number}"
+        shaken(theirs.eval()).save_pretrained(folder)
+        ours = weights.load_vision_tower(folder, feature_layer=-1, keep_cls=True, **CPU)
+        with torch.no_grad():
+            expected = getattr(theirs, "vision_model", theirs)(pixels, output_hidden_states=True).hidden_states
+            assert relative_error(ours(pixels), expected[-1]) < 2e-5
+            assert relative_error(weights.load_vision_tower(folder, **CPU)(pixels), expected[-2][:, 1:]) < 2e-5
+    for tied in (True, False):
+        folder = tmp_path / f"llama{tied}"
+        theirs = shaken(LlamaForCausalLM(LlamaConfig(**TEXT, tie_word_embeddings=tied)).eval())
+        theirs.save_pretrained(folder)
+        with torch.no_grad():
+            assert relative_error(weights.load_language_model(folder, **CPU)(ids), theirs(ids).logits) < 2e-5
+
+
+def test_the_parts_of_a_llava_load_alone(saved):
+    theirs, folder = saved
+    ids, pixels = torch.arange(3, 20)[None], prompt()["pixel_values"]
+    whole = weights.load_model(folder, **CPU)
+    with torch.no_grad():
+        assert torch.equal(weights.load_language_model(folder, **CPU)(ids), whole(ids))
+        assert torch.equal(weights.load_vision_tower(folder, **CPU)(pixels), whole.vision_tower(pixels))
+
+
+def test_a_tied_head_that_is_also_in_the_file_is_ignored(tmp_path):
+    llava_pair(tmp_path, text={"tie_word_embeddings": True}, tie_word_embeddings=True)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    assert not any("lm_head" in name for name in tensors)
+    save_file({**tensors, "language_model.lm_head.weight": torch.zeros(67, 36)}, path)
+    weights.load_model(tmp_path, **CPU)
+
+
+def test_rules_are_inverted_exactly(saved):
+    """Reading what was written gives the same names, for every layout."""
+    names = {f"language_model.{n}" for n in ("embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight", "lm_head.weight")}
+    names |= {f"vision_tower.{n}" for n in ("embeddings.class_embedding", "layers.1.layer_norm1.bias", "pre_layrnorm.weight", "post_layernorm.bias")}
+    names |= {"projector.linear_1.weight", "projector.linear_2.bias"}
+    for rules in weights.LAYOUTS.values():
+        back = [(ours, theirs) for theirs, ours in rules]
+        for name in names:
+            written = weights.rename(name, back)
+            assert written is None or weights.rename(written, rules) == name
+
+
+def test_shards(folder, saved):
+    shard(folder)
+    with torch.no_grad():
+        assert relative_error(weights.load_model(folder, **CPU)(**prompt()), saved[0](**prompt()).logits) < 2e-5
+
+
+def shard(folder) -> None:
+    """Split model.safetensors in two with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    files = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in files.items():
+        save_file({name: tensors[name] for name in held}, folder / file)
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {name: file for file, held in files.items() for name in held}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+# ---------------------------------------------------------------------------------------------------------------- saving
+def test_what_is_saved_is_what_is_loaded(llava):
+    model, _, folder = llava
+    again, processor = weights.load(folder, **CPU)
+    assert again.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+    assert processor("a cat")["input_ids"].tolist() == llava[1]("a cat")["input_ids"].tolist()
+
+
+def test_transformers_loads_what_is_saved(llava):
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+
+    model, processor, folder = llava
+    theirs, report = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    inputs = {**processor("what is this?"), "pixel_values": prompt()["pixel_values"]}
+    ids = processor("what is this?")["input_ids"]
+    inputs["input_ids"] = torch.cat([ids[:, :1], torch.full((1, 4), processor.image_token_id), ids[:, 1:]], 1)
+    with torch.no_grad():
+        assert relative_error(model(**inputs), theirs.eval()(**inputs).logits) < 2e-5
+    assert AutoTokenizer.from_pretrained(folder).encode("a cat.") == [1, *processor.tokenizer.encode("a cat.")[0]]
+
+
+def test_tied_and_linear_and_rope_survive_saving(tmp_path):
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 5e5}
+    _, model = llava_pair(tmp_path / "a", text={"tie_word_embeddings": True, "rope_parameters": rope, "num_key_value_heads": 1}, tie_word_embeddings=True)
+    weights._save(model, "", "llava-hf", model.config.to_hf(), tmp_path / "b", "auto")
+    again = weights.load_model(tmp_path / "b", **CPU)
+    assert again.config == model.config and torch.equal(again(**prompt()), model(**prompt()))
+    assert not any("lm_head" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
+
+
+def test_linear_projector_is_saved_and_loaded(saved, tmp_path):
+    from dataclasses import replace
+
+    from minillava.model import Llava
+
+    config = replace(weights.load_model(saved[1], **CPU).config, projector_type="linear")
+    model = Llava(config)
+    weights._save(model, "", "llava-hf", config.to_hf(), tmp_path, "auto")
+    assert torch.equal(weights.load_model(tmp_path, **CPU).projector.linear_1.weight, model.projector.linear_1.weight)
+
+
+def test_the_parts_are_saved_for_transformers(saved, tmp_path):
+    from transformers import CLIPVisionModel, LlamaForCausalLM
+
+    model = weights.load_model(saved[1], **CPU)
+    weights.save_language_model(model.language_model, tiny_tokenizer(), tmp_path / "language")
+    weights.save_vision_tower(model.vision_tower, tmp_path / "vision")
+    ids, pixels = torch.arange(3, 20)[None], prompt()["pixel_values"]
+    with torch.no_grad():
+        assert relative_error(LlamaForCausalLM.from_pretrained(tmp_path / "language").eval()(ids).logits, model(ids)) < 2e-5
+        features = CLIPVisionModel.from_pretrained(tmp_path / "vision").eval()(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        assert relative_error(features, model.vision_tower(pixels)) < 2e-5
+        assert torch.equal(weights.load_language_model(tmp_path / "language", **CPU)(ids), model(ids))
+        assert torch.equal(weights.load_vision_tower(tmp_path / "vision", **CPU)(pixels), model.vision_tower(pixels))
+
+
+def test_an_interrupted_save_leaves_the_old_or_nothing(llava, tmp_path, monkeypatch):
+    model, processor, _ = llava
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(weights, "save_file", fail)
+        with pytest.raises(KeyboardInterrupt):
+            weights.save(model, processor, tmp_path / "new")
+    assert not (tmp_path / "new" / "config.json").exists() and not list(tmp_path.rglob("*.safetensors*"))
+    with pytest.raises(UserError, match="no config.json"):
+        weights.load(tmp_path / "new")
+
+
+def test_saving_over_the_file_that_is_mapped(llava, tmp_path):
+    model, processor, _ = llava
+    weights.save(model, processor, tmp_path, dtype="bfloat16")
+    mapped, processor = weights.load(tmp_path, device="cpu", dtype="bfloat16")
+    weights.save(mapped, processor, tmp_path)
+    again, _ = weights.load(tmp_path, device="cpu", dtype="bfloat16")
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), mapped.state_dict().values(), strict=True))
+
+
+def test_dtypes(llava, tmp_path):
+    model, processor, _ = llava
+    weights.save(model, processor, tmp_path, dtype="bfloat16")
+    assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    assert weights.load_model(tmp_path, device="cpu", dtype="float16").projector.linear_1.weight.dtype == torch.float16
+    assert weights.load_model(tmp_path, device="cpu", dtype=torch.bfloat16).projector.linear_1.weight.dtype == torch.bfloat16
+
+
+def test_loading_can_be_trained(folder):
+    model = weights.load_model(folder, **CPU)
+    model(**prompt()).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)  # the mapped file must not change
+    assert all(torch.equal(a + 1, b) for a, b in zip(weights.load_model(folder, **CPU).parameters(), model.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------- mistakes
+def rewrite(folder, change) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def edit_config(folder, **changes) -> None:
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (values[section] if section else values)[name] = value
+    path.write_text(json.dumps(values))
+
+
+def only_pickle(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+
+
+def index(folder, **weight_map):
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {k.replace("__", "."): v for k, v in weight_map.items()}}))
+
+
+def huge_header(folder):
+    header = b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,99999999999]}}'
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+UP = "language_model.model.layers.1.mlp.up_proj.weight"
+MISTAKES = {
+    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "broken config": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "must hold a JSON object"),
+    "config of nothing": (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
+    "foreign model": (lambda f: edit_config(f, model_type="bert"), "'bert' is not supported"),
+    "foreign language model": (lambda f: edit_config(f, text_config__model_type="qwen2"), "'qwen2' is not supported"),
+    "absurd width": (lambda f: edit_config(f, text_config__hidden_size=2**22 * 3), "config.json makes it"),
+    "absurd vocabulary": (lambda f: edit_config(f, text_config__vocab_size=10**12), "vocab_size must be"),
+    "absurd depth": (lambda f: edit_config(f, text_config__num_hidden_layers=10**9), "num_hidden_layers must be"),
+    "one layer more": (lambda f: edit_config(f, text_config__num_hidden_layers=3), r"lacks the tensor language_model.model.layers.2\S+ \(and 8 more\)"),
+    "one layer less": (lambda f: edit_config(f, text_config__num_hidden_layers=1), r"no place for \(and 8 more\)"),
+    "heads": (lambda f: edit_config(f, text_config__num_key_value_heads=2), "does not divide"),
+    "feature layer": (lambda f: edit_config(f, vision_feature_layer=-9), "feature layers"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
+    "pickle": (only_pickle, "is a pickle"),
+    "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "not a whole safetensors"),
+    "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"PK" + bytes(1000)), "not a whole safetensors"),
+    "truncated": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-7]), "not a whole safetensors"),
+    "lying header": (huge_header, "not a whole safetensors"),
+    "folder for a file": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()), "not a whole safetensors"),
+    "missing tensor": (lambda f: rewrite(f, lambda t: t.pop(UP)), f"lacks the tensor {UP}\\."),
+    "unknown tensor": (lambda f: rewrite(f, lambda t: t.update({"language_model.model.adapter": torch.ones(1)})), "language_model.model.adapter, which"),
+    "unknown names": (lambda f: rewrite(f, lambda t: (t.clear(), t.update(a=torch.ones(1)))), "only such as a"),
+    "no tensors": (lambda f: rewrite(f, dict.clear), "holds no tensor"),
+    "misshaped tensor": (lambda f: rewrite(f, lambda t: t.update({UP: torch.ones(2, 3)})), r"up_proj.weight is \(2, 3\), but config.json makes it \(53, 36\)"),
+    "integer tensor": (lambda f: rewrite(f, lambda t: t.update({UP: t[UP].to(torch.int8)})), "is of type I8"),
+    "broken index": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{")), "not valid JSON"),
+    "index without a map": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{}")), "weight_map"),
+    "missing shard": (lambda f: index(f, a="lost.safetensors"), "lost.safetensors, which is missing"),
+    "shard outside": (lambda f: index(f, a="../part.safetensors"), "must not hold"),
+    "absolute shard": (lambda f: index(f, a="/etc/passwd"), "must be relative"),
+    "tensor not in its shard": (lambda f: index(f, a="part.safetensors"), "says that a is in part.safetensors"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_sentence(folder, name):
+    spoil, said = MISTAKES[name]
+    spoil(folder)
+    with pytest.raises(UserError, match=said) as error:
+        weights.load_model(folder, device="cpu")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
+    index(folder, a="link.safetensors")
+    shutil.copy(folder / "part.safetensors", tmp_path / "elsewhere.safetensors")
+    (folder / "link.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(UserError, match="leads out of"):
+        weights.load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "path, options, said",
+    [
+        ("nowhere", {}, "no weights folder nowhere"),
+        ("llava-hf/llava-1.5-7b-hf", {}, "hf download llava-hf/llava-1.5-7b-hf"),
+        (__file__, {}, "is a file"),
+        (None, {"device": "gpu"}, "no device 'gpu'"),
+        (None, {"device": "meta"}, "no device 'meta'"),
+        (None, {"device": "cuda:99"}, "cuda:99 was asked for"),
+        (None, {"dtype": "int7"}, "no dtype 'int7'"),
+        (None, {"attention": "flash"}, "no attention 'flash'"),
+    ],
+)
+def test_bad_arguments(folder, path, options, said):
+    with pytest.raises(UserError, match=said):
+        weights.load_model(path or folder, **options)
+
+
+def test_load_needs_a_tokenizer_that_fits(llava, folder):
+    with pytest.raises(UserError, match="tokenizer.json"):
+        weights.load(folder)
+    config = LlavaConfig.from_hf(json.loads((folder / "config.json").read_text()))
+    large = Processor.for_model(tiny_tokenizer(), LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id))
+    large.save(folder)
+    edit_config(folder, image_token_index=large.image_token_id, image_token_id=large.image_token_id)
+    with pytest.raises(UserError, match="has only 67 embeddings"):
+        weights.load(folder, **CPU)
+
+
+def test_the_default_folder_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "repository" / "weights" / "tiny").mkdir(parents=True)
+    monkeypatch.setattr(weights, "ROOT", tmp_path / "repository")
+    monkeypatch.chdir(tmp_path)
+    assert weights.find_folder("weights/tiny") == tmp_path / "repository" / "weights" / "tiny"
