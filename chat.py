@@ -1,12 +1,12 @@
 """Talk with a LLaVA about a picture.
 
-    python chat.py --image cat.png "What is this?"     # one answer, alone on stdout
-    python chat.py --image cat.png                     # a conversation
+python chat.py --image cat.png "What is this?"     # one answer, alone on stdout
+python chat.py --image cat.png                     # a conversation
 """
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import torch
 
@@ -61,7 +61,8 @@ class Conversation:
         ids = encode(processor.tokenizer, processor.template, turns, pictures, add_generation_prompt=True).input_ids
         if len(ids) >= self.cache.capacity:
             remedy = "/reset starts a new conversation" if self.turns else "ask something shorter"
-            raise UserError(f"The conversation is now {len(ids)} tokens long, with its picture, and the model's context is {self.cache.capacity}; {remedy}.")
+            length = f"{len(ids)} tokens long, with its picture,"
+            raise UserError(f"The conversation would be {length} but the model's context is {self.cache.capacity}; {remedy}.")
         return ids
 
     def _ids(self, ids: list[int], said: list[int]) -> Iterator[int]:
@@ -134,10 +135,8 @@ def obey(conversation: Conversation, line: str) -> None:
 
 def use_readline() -> None:
     """Arrow keys and history, where Python was built with them."""
-    try:
+    with suppress(ImportError):
         import readline  # noqa: F401  (its import changes input())
-    except ImportError:
-        pass
 
 
 # ---------------------------------------------------------------------------------------------------------------- the command

@@ -41,6 +41,12 @@ class VisionConfig:
         return {"model_type": "clip_vision_model", **asdict(self)}
 
 
+ROPE_NUMBERS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
 @dataclass(frozen=True)
 class TextConfig:
     """LLaMA (arXiv 2302.13971) and its kin: Vicuna, TinyLlama, SmolLM2. The defaults are LlamaConfig's."""
@@ -72,11 +78,11 @@ class TextConfig:
         _expect(values, "hidden_act", ("silu",), "language model activation")
         for bias in ("attention_bias", "mlp_bias"):
             _expect(values, bias, (False,), f"language model with {bias}")
-        rope = _section(values, "rope_parameters") or _section(values, "rope_scaling")  # transformers 5 | 4
+        rope = section(values, "rope_parameters") or section(values, "rope_scaling")  # transformers 5 | 4
         rope = {("rope_type" if key == "type" else key): value for key, value in rope.items()}
         kind = rope.get("rope_type", "default")
         _expect({"rope_type": kind}, "rope_type", ("default", "linear", "llama3"), "RoPE scaling")
-        for key in {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")}.get(kind, ()):
+        for key in ROPE_NUMBERS.get(kind, ()):
             _expect_number(f"RoPE scaling's {key}", rope.get(key))
         theta = rope.pop("rope_theta", values.get("rope_theta", cls.rope_theta))
         return _build(cls, {**values, "rope_theta": theta, "rope_scaling": None if kind == "default" else rope})
@@ -108,10 +114,11 @@ class LlavaConfig:
         _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
         _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
         _expect(values, "projector_type", ("linear", "mlp2x_gelu"), "projector_type")
-        vision, text = _section(values, "vision_config"), _section(values, "text_config")
+        vision, text = section(values, "vision_config"), section(values, "text_config")
         text.setdefault("tie_word_embeddings", values.get("tie_word_embeddings", False))
         image_token_id = values.get("image_token_id", values.get("image_token_index", 32000))
-        return _build(cls, {**values, "vision_config": VisionConfig.from_hf(vision), "text_config": TextConfig.from_hf(text), "image_token_id": image_token_id})
+        parts = {"vision_config": VisionConfig.from_hf(vision), "text_config": TextConfig.from_hf(text)}
+        return _build(cls, {**values, **parts, "image_token_id": image_token_id})
 
     def to_hf(self) -> dict:
         return {
@@ -140,7 +147,8 @@ def _expect_number(name: str, value) -> None:
         raise UserError(f"config.json: {name} must be a positive number, not {value!r}")
 
 
-def _section(values: dict, key: str) -> dict:
+def section(values: dict, key: str) -> dict:
+    """A part of a config, empty where there is none."""
     section = values.get(key) or {}
     if not isinstance(section, dict):
         raise UserError(f"config.json: {key} must be an object, not {section!r}")
@@ -174,5 +182,6 @@ def _check(item, value) -> None:
     elif item.type is float:
         _expect_number(item.name, value)
     elif item.type == int | list[int]:
-        if not all(isinstance(number, int) for number in (value if isinstance(value, list) else [value])):
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(number, int) for number in numbers):
             raise UserError(f"config.json: {item.name} must be a whole number or a list of them, not {value!r}")

@@ -120,7 +120,9 @@ def answer(model, processor, image, question: str, **options) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the steps
-def _steps(model, input_ids, pixel_values, attention_mask, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache) -> Iterator[Tensor]:
+def _steps(
+    model, input_ids, pixel_values, attention_mask, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache
+) -> Iterator[Tensor]:
     """Check everything at once; then an iterator of (B,) ids, end tokens among them."""
     check_options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     room = check_room(model, input_ids.shape[1])

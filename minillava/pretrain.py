@@ -16,7 +16,6 @@ FILIP, arXiv 2111.07783; a soft maximum here), and each pair of picture and phra
 import argparse
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from torch import nn
 from minillava.arguments import Parser, add_flags, from_flags, option
 from minillava.config import TextConfig, VisionConfig
 from minillava.conversation import Encoded, encode, render
-from minillava.data.dataset import collate, conversation_about
+from minillava.data.dataset import LengthGroups, collate, conversation_about
 from minillava.data.scene_language import captions, describe_in_words, grid_words, phrases
 from minillava.data.scenes import sample_scene
 from minillava.errors import run
@@ -40,7 +39,6 @@ from minillava.weights import save_language_model, save_vision_tower
 
 VOCABULARY = 1536
 PHRASES = 7  # pairs that a scene brings to a batch: its names, and others as far as they go
-GROUP = 8  # batches whose samples are sorted by length together
 TINY_TEXT = dict(hidden_size=256, intermediate_size=640, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=1024)
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
@@ -93,15 +91,10 @@ def pretrain_language(config: PretrainConfig) -> None:
     def told(first: int, size: int) -> list[Encoded]:
         return [encode(tokenizer, kind, turns) for turns, kind in map(told_scene, range(first, first + size))]
 
-    @lru_cache(1)
-    def group(number: int) -> list[list[Encoded]]:
-        """GROUP batches of samples of like length, so that little is padding, in random order."""
-        size = GROUP * config.batch_size
-        samples = sorted(told((config.seed << 32) + number * size, size), key=lambda sample: len(sample.input_ids))
-        return [samples[place * config.batch_size :][: config.batch_size] for place in np.random.default_rng(number).permutation(GROUP)]
+    groups = LengthGroups(lambda step: told((config.seed << 32) + step * config.batch_size, config.batch_size), lambda sample: len(sample.input_ids))
 
     def batch_loss(step: int):
-        words = collate(group(step // GROUP)[step % GROUP], tokenizer.pad_id)
+        words = collate(groups[step], tokenizer.pad_id)
         return text_loss(model, model.embed_tokens(words["input_ids"]), words)
 
     held_out = collate(told(1 << 40, 64), tokenizer.pad_id)

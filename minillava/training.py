@@ -26,8 +26,8 @@ from tqdm import tqdm
 from minillava import weights
 from minillava.arguments import option
 from minillava.config import LlavaConfig
-from minillava.conversation import IGNORE_INDEX, encode
-from minillava.data.dataset import JsonSamples, Sample, SceneSamples, collate
+from minillava.conversation import IGNORE_INDEX, Encoded, encode
+from minillava.data.dataset import JsonSamples, LengthGroups, Sample, SceneSamples, collate
 from minillava.errors import UserError
 from minillava.files import write_atomically
 from minillava.generate import generate
@@ -246,8 +246,19 @@ def train(config: TrainConfig) -> None:
     samples = JsonSamples(config.data, config.images) if config.data else SceneSamples(config.stage)
     device = next(model.parameters()).device
 
+    template = "plain" if config.stage == 1 else processor.template  # the picture, then its caption | a conversation
+
+    def samples_of(step: int) -> list[tuple[Encoded, Sample]]:
+        chosen = [samples[i] for i in samples.indices(step, config.batch_size, config.seed)]
+        return [(encode(processor.tokenizer, template, s.turns, processor.image_tokens * (s.picture is not None)), s) for s in chosen]
+
+    groups = LengthGroups(samples_of, lambda sample: len(sample[0].input_ids))
+
     def batch(step: int) -> dict[str, Tensor]:
-        return batch_of([samples[i] for i in samples.indices(step, config.batch_size, config.seed)], processor, config.stage)
+        rows = groups[step]
+        words = collate([encoded for encoded, _ in rows], processor.tokenizer.pad_id)
+        pictures = [processor.pixel_values(sample.picture) for _, sample in rows if sample.picture is not None]
+        return {**words, "pixel_values": torch.cat(pictures)} if pictures else words
 
     with ThreadPoolExecutor(1) as ahead:  # pictures are made while the model computes
         coming = {}
@@ -262,15 +273,6 @@ def train(config: TrainConfig) -> None:
 
 
 TRAINED = {1: ("projector.",), 2: ("projector.", "language_model.")}
-
-
-def batch_of(samples: list[Sample], processor: Processor, stage: int) -> dict[str, Tensor]:
-    """Samples as one padded batch. Stage 1 speaks the plain template: the picture, then its caption."""
-    template = "plain" if stage == 1 else processor.template
-    encoded = [encode(processor.tokenizer, template, s.turns, processor.image_tokens * (s.picture is not None)) for s in samples]
-    batch = collate(encoded, processor.tokenizer.pad_id)
-    pictures = [processor.pixel_values(s.picture) for s in samples if s.picture is not None]
-    return {**batch, "pixel_values": torch.cat(pictures)} if pictures else batch
 
 
 def starting_point(config: TrainConfig):

@@ -13,6 +13,7 @@ a pickle is a program.
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minillava.attention import IMPLEMENTATIONS
-from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.config import LlavaConfig, TextConfig, VisionConfig, section
 from minillava.errors import UserError
 from minillava.files import inside, read_json, write_atomically, write_json
 from minillava.language_model import LanguageModel
@@ -112,7 +113,7 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", atte
     """The LLaVA alone, without tokenizer.json."""
     folder = find_folder(path)
     config = LlavaConfig.from_hf(_read_config(folder))
-    return _load(lambda implementation: Llava(config, implementation), "", folder, device, dtype, attention)
+    return _load(partial(Llava, config), "", folder, device, dtype, attention)
 
 
 def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
@@ -120,7 +121,7 @@ def load_language_model(path: str | Path, device: str = "auto", dtype: str = "au
     folder = find_folder(path)
     values = _read_config(folder)
     config = LlavaConfig.from_hf(values).text_config if values["model_type"] == "llava" else TextConfig.from_hf(values)
-    return _load(lambda implementation: LanguageModel(config, implementation), "language_model.", folder, device, dtype, attention)
+    return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
 
 
 def load_vision_tower(
@@ -129,8 +130,8 @@ def load_vision_tower(
     """CLIP's vision tower, from a whole CLIP, from a tower saved alone, or from a LLaVA."""
     folder = find_folder(path)
     values = _read_config(folder)
-    config = VisionConfig.from_hf(values if values["model_type"] == "clip_vision_model" else values.get("vision_config", values))
-    return _load(lambda implementation: VisionTransformer(config, feature_layer, keep_cls, implementation), "vision_tower.", folder, device, dtype, attention)
+    config = VisionConfig.from_hf(section(values, "vision_config") or values)
+    return _load(partial(VisionTransformer, config, feature_layer, keep_cls), "vision_tower.", folder, device, dtype, attention)
 
 
 def find_folder(path: str | Path) -> Path:
@@ -162,7 +163,7 @@ def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: 
     place, files = find_device(device), tensor_files(folder)
     number_type = _find_dtype(dtype, place, files.values())
     with torch.device("meta"):
-        module = build(implementation)
+        module = build(attention=implementation)
     wanted = {prefix + name: parameter for name, parameter in module.state_dict().items()}
     sources = _match(files, wanted, folder)
     tensors = {}
@@ -288,7 +289,7 @@ def _check_shapes(file, wanted: dict[str, Tensor], path: Path) -> None:
     kinds = {name: file.get_slice(name).get_dtype() for name in wanted}
     strange = [name for name, kind in kinds.items() if kind not in ("F32", "F16", "BF16", "F64")]
     if strange:
-        raise UserError(f"{path}: the tensor {strange[0]} is of type {kinds[strange[0]]}, not a floating-point type that is known here{_and_more(strange)}.")
+        raise UserError(f"{path}: the tensor {strange[0]} is of type {kinds[strange[0]]}, not F32, BF16 or F16{_and_more(strange)}.")
 
 
 def _and_more(names: list) -> str:
@@ -300,7 +301,7 @@ def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -
     rows, tokenizer = config.text_config.vocab_size, processor.tokenizer
     beyond = set(range(rows, tokenizer.vocab_size)) - {tokenizer.image_id, tokenizer.pad_id}
     if beyond:
-        raise UserError(f"{folder}: the tokenizer has ids up to {max(beyond)}, but the model has only {rows} embeddings: they do not belong together.")
+        raise UserError(f"{folder}: the tokenizer has ids up to {max(beyond)}, but the model has only {rows} embeddings: they do not match.")
 
 
 # ---------------------------------------------------------------------------------------------------------------- saving

@@ -56,7 +56,8 @@ def talk(folder, *arguments, typed: str | None = None, monkeypatch=None) -> int:
 
 
 def command(*arguments, **options):
-    return subprocess.run([sys.executable, str(ROOT / "chat.py"), *map(str, arguments)], capture_output=True, text=True, timeout=60, cwd="/", **options)
+    line = [sys.executable, str(ROOT / "chat.py"), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, cwd="/", **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------- one question
@@ -172,6 +173,20 @@ def test_piped_conversation(folder, picture, monkeypatch, capsys):
     assert "nowhere.png cannot be read" in err and "/image needs" in err and "no command /dance" in err
 
 
+def test_ctrl_c_ends_an_answer_and_not_the_program(folder, monkeypatch, capsys):
+    asked = []
+
+    def ask(_, question):
+        asked.append(question)
+        yield "So far"
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat.Conversation, "ask", ask)
+    assert talk(folder, typed="one\ntwo\n", monkeypatch=monkeypatch) == 0
+    assert asked == ["one", "two"] and capsys.readouterr().out == "So far\nSo far\n"
+
+
 def test_a_full_context_is_said_and_reset_helps(loaded):
     conversation = chat.Conversation(*loaded, max_new_tokens=40)
     with pytest.raises(UserError, match="/reset starts a new conversation"):
@@ -201,7 +216,10 @@ def test_what_is_typed_never_becomes_a_control_token(loaded, picture):
 def test_bytes_that_are_no_text(folder, picture):
     result = subprocess.run(
         [sys.executable, str(ROOT / "chat.py"), "--weights", str(folder), "--image", str(picture), "--max-new-tokens", "4"],
-        input=b"what is \xff\xfe?\n", capture_output=True, timeout=60, env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+        input=b"what is \xff\xfe?\n",
+        capture_output=True,
+        timeout=60,
+        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
     )
     assert result.returncode == 0 and result.stdout.strip() and result.stderr == b""
 
@@ -215,7 +233,8 @@ def pictures(tmp_path) -> dict:
     Image.effect_noise((64, 64), 50).save(whole, "JPEG")
     cut.write_bytes(whole.getvalue()[:-600])
     Image.new("1", (20_000, 20_000)).save(bomb)
-    return {tmp_path / "nowhere.png": "cannot be read", tmp_path: "cannot be read", empty: "empty", text: "not a picture", cut: "cut short", bomb: "pixels"}
+    said = {empty: "empty", text: "not a picture", cut: "cut short", bomb: "pixels"}
+    return {tmp_path / "nowhere.png": "cannot be read", tmp_path: "cannot be read", **said}
 
 
 def test_bad_pictures(folder, tmp_path, capsys):

@@ -7,7 +7,6 @@ import torch
 from conftest import IMAGE, prompt
 from test_model import padded
 
-import minillava
 from minillava.errors import UserError
 from minillava.generate import generate, generate_batch, keep_top_k, keep_top_p, new_cache, penalize, sample
 
@@ -101,9 +100,10 @@ def test_the_second_picture_alone_is_encoded_when_the_cache_holds_the_first(pair
 
 def test_pictures_that_do_not_fit_the_prompt(pair):
     _, ours = pair
-    for inputs in ({**prompt(), "pixel_values": prompt(pictures=2)["pixel_values"]}, {"input_ids": prompt()["input_ids"]}, {"input_ids": torch.tensor([[1, 5]]), "pixel_values": prompt()["pixel_values"]}):
+    one, two = prompt(), prompt(pictures=2)
+    for ids, pixels in ((one["input_ids"], two["pixel_values"]), (one["input_ids"], None), (torch.tensor([[1, 5]]), one["pixel_values"])):
         with pytest.raises(ValueError, match="image tokens"):
-            ids_of(ours, inputs)
+            ids_of(ours, {"input_ids": ids, "pixel_values": pixels})
 
 
 def test_ends_before_the_end_token(pair):
@@ -151,7 +151,7 @@ def test_the_context_ends_the_answer(pair):
     context = ours.config.text_config.max_position_embeddings
     assert len(ids_of(ours, inputs, max_new_tokens=1000)) == context - inputs["input_ids"].shape[1]
     assert len(ids_of(ours, prompt(), cache=new_cache(ours, 1, 10), max_new_tokens=50)) == 3  # 8 + 2 positions run, and the last id does not
-    with pytest.raises(UserError, match="128 tokens long .* context is 128"):
+    with pytest.raises(UserError, match=r"128 tokens long .* context is 128"):
         ids_of(ours, {"input_ids": torch.ones(1, context, dtype=torch.int64)})
 
 
@@ -207,8 +207,14 @@ def test_seed(pair):
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": math.nan}]
-    + [{"top_k": -1}, {"max_new_tokens": 0}, {"repetition_penalty": 0.0}, {"repetition_penalty": math.nan}, {"seed": -1}, {"seed": 2**64}],
+    [
+        *({"temperature": value} for value in (-0.1, math.nan, math.inf)),
+        *({"top_p": value} for value in (0.0, 1.1, math.nan)),
+        *({"repetition_penalty": value} for value in (0.0, math.nan)),
+        *({"seed": value} for value in (-1, 2**64)),
+        {"top_k": -1},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_options_out_of_range_are_said_before_the_first_token(pair, options):
     with pytest.raises(UserError, match=next(iter(options))):

@@ -10,7 +10,7 @@ from minillava.language_model import rms_norm, rope_frequencies
 from minillava.training import loss
 
 TOLERANCE = 2e-5
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500000.0}
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32, rope_theta=500000.0)
 VARIANTS = {
     "v1.5": {},
     "grouped queries": {"text": {"num_attention_heads": 6, "num_key_value_heads": 2}},
@@ -147,7 +147,7 @@ def test_official_parameter_counts():
     """LLaVA-1.5-7B in llava-hf's files has 7,063,427,072 parameters, and 13B 13,351,494,656."""
     from minillava.model import Llava
 
-    vision = dict(model_type="clip_vision_model", hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14)
+    vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14)
     texts = {7_063_427_072: {}, 13_351_494_656: dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)}
     for parameters, text in texts.items():
         config = LlavaConfig.from_hf({"model_type": "llava", "vision_config": vision, "text_config": {"vocab_size": 32064, **text}})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TEXT, TOWER, llava_pair, prompt, relative_error, shaken, transformers_llava
 from safetensors.torch import load_file, save_file
+from test_model import LLAMA3
 
 from minillava import weights
 from minillava.config import LlavaConfig
@@ -28,11 +29,15 @@ def hub_name(name: str) -> str:
     return name.replace("vision_tower.", "vision_tower.vision_model.")
 
 
+def in_memory(name: str) -> str:
+    return "lm_head.weight" if "lm_head" in name else "model." + name.replace("language_model.model.", "language_model.")
+
+
 LAYOUTS = {
     "llava-hf": hub_name,
     "transformers 5": lambda name: name,
-    "transformers 4.52": lambda name: "lm_head.weight" if "lm_head" in name else "model." + hub_name(name).replace("language_model.model.", "language_model."),
-    "transformers 5, in memory": lambda name: "lm_head.weight" if "lm_head" in name else "model." + name.replace("language_model.model.", "language_model."),
+    "transformers 4.52": lambda name: in_memory(hub_name(name)),
+    "transformers 5, in memory": lambda name: in_memory(name),
 }
 
 
@@ -81,7 +86,10 @@ def test_every_layout_of_llava(saved, folder, layout):
 
 def test_old_constants_are_ignored(folder):
     path = folder / "model.safetensors"
-    extra = {"vision_tower.embeddings.position_ids": torch.arange(5)[None], "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}
+    extra = {
+        "vision_tower.embeddings.position_ids": torch.arange(5)[None],
+        "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6),
+    }
     save_file({**load_file(path), **extra}, path)
     weights.load_model(folder, **CPU)
 
@@ -92,7 +100,9 @@ def test_layouts_of_the_parts(tmp_path):
     torch.manual_seed(0)
     pixels, ids = torch.randn(2, 3, 14, 14), torch.arange(3, 20)[None]
     tower, text = CLIPVisionConfig(**TOWER), dict(hidden_size=12, intermediate_size=8, num_attention_heads=3, num_hidden_layers=1, vocab_size=9)
-    for number, theirs in enumerate((CLIPVisionModel(tower), CLIPVisionModelWithProjection(tower), CLIPModel(CLIPConfig(vision_config=TOWER, text_config=text)))):
+    for number, theirs in enumerate(
+        (CLIPVisionModel(tower), CLIPVisionModelWithProjection(tower), CLIPModel(CLIPConfig(vision_config=TOWER, text_config=text)))
+    ):
         folder = tmp_path / f"clip{number}"
         shaken(theirs.eval()).save_pretrained(folder)
         ours = weights.load_vision_tower(folder, feature_layer=-1, keep_cls=True, **CPU)
@@ -109,7 +119,7 @@ def test_layouts_of_the_parts(tmp_path):
 
 
 def test_the_parts_of_a_llava_load_alone(saved):
-    theirs, folder = saved
+    _, folder = saved
     ids, pixels = torch.arange(3, 20)[None], prompt()["pixel_values"]
     whole = weights.load_model(folder, **CPU)
     with torch.no_grad():
@@ -180,8 +190,8 @@ def test_transformers_loads_what_is_saved(llava):
 
 
 def test_tied_and_linear_and_rope_survive_saving(tmp_path):
-    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 5e5}
-    _, model = llava_pair(tmp_path / "a", text={"tie_word_embeddings": True, "rope_parameters": rope, "num_key_value_heads": 1}, tie_word_embeddings=True)
+    text = {"tie_word_embeddings": True, "rope_parameters": LLAMA3, "num_key_value_heads": 1}
+    _, model = llava_pair(tmp_path / "a", text=text, tie_word_embeddings=True)
     weights._save(model, "", "llava-hf", model.config.to_hf(), tmp_path / "b", "auto")
     again = weights.load_model(tmp_path / "b", **CPU)
     assert again.config == model.config and torch.equal(again(**prompt()), model(**prompt()))
@@ -225,7 +235,7 @@ def test_an_interrupted_save_leaves_the_old_or_nothing(llava, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             weights.save(model, processor, tmp_path / "new")
     assert not (tmp_path / "new" / "config.json").exists() and not list(tmp_path.rglob("*.safetensors*"))
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match=r"no config\.json"):
         weights.load(tmp_path / "new")
 
 
@@ -238,10 +248,13 @@ def test_saving_over_the_file_that_is_mapped(llava, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), mapped.state_dict().values(), strict=True))
 
 
-def test_dtypes(llava, tmp_path):
+def test_dtypes(llava, tmp_path, monkeypatch):
     model, processor, _ = llava
     weights.save(model, processor, tmp_path, dtype="bfloat16")
     assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "SMALL", 0)  # large weights stay as they are
+        assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == torch.bfloat16
     assert weights.load_model(tmp_path, device="cpu", dtype="float16").projector.linear_1.weight.dtype == torch.float16
     assert weights.load_model(tmp_path, device="cpu", dtype=torch.bfloat16).projector.linear_1.weight.dtype == torch.bfloat16
 
@@ -298,7 +311,10 @@ MISTAKES = {
     "absurd width": (lambda f: edit_config(f, text_config__hidden_size=2**22 * 3), "config.json makes it"),
     "absurd vocabulary": (lambda f: edit_config(f, text_config__vocab_size=10**12), "vocab_size must be"),
     "absurd depth": (lambda f: edit_config(f, text_config__num_hidden_layers=10**9), "num_hidden_layers must be"),
-    "one layer more": (lambda f: edit_config(f, text_config__num_hidden_layers=3), r"lacks the tensor language_model.model.layers.2\S+ \(and 8 more\)"),
+    "one layer more": (
+        lambda f: edit_config(f, text_config__num_hidden_layers=3),
+        r"lacks the tensor language_model.model.layers.2\S+ \(and 8 more\)",
+    ),
     "one layer less": (lambda f: edit_config(f, text_config__num_hidden_layers=1), r"no place for \(and 8 more\)"),
     "heads": (lambda f: edit_config(f, text_config__num_key_value_heads=2), "does not divide"),
     "feature layer": (lambda f: edit_config(f, vision_feature_layer=-9), "feature layers"),
@@ -310,10 +326,16 @@ MISTAKES = {
     "lying header": (huge_header, "not a whole safetensors"),
     "folder for a file": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()), "not a whole safetensors"),
     "missing tensor": (lambda f: rewrite(f, lambda t: t.pop(UP)), f"lacks the tensor {UP}\\."),
-    "unknown tensor": (lambda f: rewrite(f, lambda t: t.update({"language_model.model.adapter": torch.ones(1)})), "language_model.model.adapter, which"),
+    "unknown tensor": (
+        lambda f: rewrite(f, lambda t: t.update({"language_model.model.adapter": torch.ones(1)})),
+        "language_model.model.adapter, which",
+    ),
     "unknown names": (lambda f: rewrite(f, lambda t: (t.clear(), t.update(a=torch.ones(1)))), "only such as a"),
     "no tensors": (lambda f: rewrite(f, dict.clear), "holds no tensor"),
-    "misshaped tensor": (lambda f: rewrite(f, lambda t: t.update({UP: torch.ones(2, 3)})), r"up_proj.weight is \(2, 3\), but config.json makes it \(53, 36\)"),
+    "misshaped tensor": (
+        lambda f: rewrite(f, lambda t: t.update({UP: torch.ones(2, 3)})),
+        r"up_proj.weight is \(2, 3\), but config.json makes it \(53, 36\)",
+    ),
     "integer tensor": (lambda f: rewrite(f, lambda t: t.update({UP: t[UP].to(torch.int8)})), "is of type I8"),
     "broken index": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{")), "not valid JSON"),
     "index without a map": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{}")), "weight_map"),
@@ -360,7 +382,7 @@ def test_bad_arguments(folder, path, options, said):
 
 
 def test_load_needs_a_tokenizer_that_fits(llava, folder):
-    with pytest.raises(UserError, match="tokenizer.json"):
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
         weights.load(folder)
     config = LlavaConfig.from_hf(json.loads((folder / "config.json").read_text()))
     large = Processor.for_model(tiny_tokenizer(), LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id))

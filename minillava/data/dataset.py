@@ -5,6 +5,7 @@ the first question holding "<image>" once. A sample is (turns, picture or None);
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,26 @@ def _turns(record: dict) -> list[Turn]:
     if len(said) % 2:
         raise UserError("the last question has no answer")
     return [(SPEAKERS[turn["from"]], turn["value"]) for turn in said]
+
+
+class LengthGroups:
+    """The batches of a training by step, each of samples of like length, so that little is padding.
+
+    The samples of `group` steps are sorted by length together, cut into batches, and those taken in random order. `samples_of(step)` gives a step's
+    own samples, `length(sample)` how long one is; both depend on nothing else, so every step's batch can be made again.
+    """
+
+    def __init__(self, samples_of: Callable[[int], list], length: Callable[[object], int], group: int = 8):
+        self.samples_of, self.length, self.group, self._number = samples_of, length, group, None
+
+    def __getitem__(self, step: int) -> list:
+        number, place = divmod(step, self.group)
+        if number != self._number:
+            batches = [self.samples_of(number * self.group + i) for i in range(self.group)]
+            ordered, size = sorted((sample for batch in batches for sample in batch), key=self.length), len(batches[0])
+            order = np.random.default_rng(number).permutation(self.group)
+            self._number, self._batches = number, [ordered[i * size : (i + 1) * size] for i in order]
+        return self._batches[place]
 
 
 def collate(samples: list[Encoded], pad_id: int) -> dict[str, Tensor]:

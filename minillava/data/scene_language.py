@@ -8,7 +8,7 @@ each name's first occurrence. The functions that choose take an `rng`: anything 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -136,15 +136,11 @@ class Facts:
         word = PATTERN_WORD[self.scene.pattern]
         return f"{word} {self.scene.color}" if rng.random() < 0.4 else self.scene.color
 
-    def absent(self, rng, hard: bool) -> str:
-        """A name that the scene lacks: of a group that it shows if `hard`, else of one that it does not."""
-        groups = [group for group in GROUPS if True]
-        while True:
-            name = _pick(rng, GROUPS[_pick(rng, groups)])
-            if name not in self.count:
-                return name
-            if all(other in self.count for group in groups for other in GROUPS[group]):
-                return self.absent(rng, not hard)  # five buildings: every building is there
+    def absent(self, rng, hard: bool, but: Collection[str] = ()) -> str:
+        """A name that the scene lacks (none of `but`): of a group that it shows if `hard`, else of one that it does not."""
+        group = _pick(rng, [group for group in GROUPS if (group in self.groups) == hard])
+        names = [name for name in GROUPS[group] if name not in self.count and name not in but]
+        return _pick(rng, names) if names else self.absent(rng, False, but)  # all five buildings may be there
 
 
 def _swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
@@ -362,18 +358,17 @@ def _existence(facts: Facts, rng) -> Iterator[Question]:
                 answer = f"Yes, {_there(facts.count[name])} {counted(name, facts.count[name])}."
                 yield Question("existence", _ask(rng, "existence", a=a(name)), answer, "yes", (name,))
             else:
-                hard = rng.random() < 0.5
-                other = facts.absent(rng, hard)
-                while other in asked and len(asked) < 5:
-                    other = facts.absent(rng, hard)
+                other = facts.absent(rng, hard=rng.random() < 0.5, but=asked)
                 asked.add(other)
                 yield Question("existence", _ask(rng, "existence", a=a(other)), f"No, there is no {other}.", "no", (other,))
 
 
 def _count_of(facts: Facts, rng) -> Iterator[Question]:
+    asked = set()
     for name in _shuffled(rng, facts.count):
         if rng.random() < 0.176:  # one zero for 0.85 / 0.15 others
-            other = facts.absent(rng, rng.random() < 0.5)
+            other = facts.absent(rng, hard=rng.random() < 0.5, but=asked)
+            asked.add(other)
             yield Question("count_of", _ask(rng, "count_of", many=plural(other)), f"There are no {plural(other)}.", "zero", (other,))
         count = facts.count[name]
         answer = f"There is one {name}." if count == 1 else f"There are {counted(name, count)}."
@@ -406,7 +401,7 @@ def _relation(facts: Facts, rng) -> Iterator[Question]:
             text = _ask(rng, "relation", name=one.name, other=other.name)
             yield Question("relation", text, truth[0].upper() + truth[1:], rel, names)
         else:
-            yes = rng.random() < 0.8
+            yes = rng.random() < 0.5
             text = _ask(rng, "relation_yes_no", name=one.name, other=other.name, rel=rel if yes else OPPOSITE[rel])
             yield Question("relation", text, f"{'Yes' if yes else 'No'}, {truth}", "yes" if yes else "no", names)
 
@@ -643,7 +638,7 @@ def _implied(one: Thing, rel: str, other: Thing, size: int) -> bool:
 def phrases(scene: Scene, rng) -> list[tuple[str, str]]:
     """(true, contradicting) pairs: one for each name first, then counts, places, background and relations, those that are clear, shuffled."""
     facts = Facts(scene)
-    names = [(a(name), a(facts.absent(rng, rng.random() < 0.5))) for name in facts.count]
+    names = [(a(name), a(facts.absent(rng, hard=rng.random() < 0.5))) for name in facts.count]
     pairs = [_count_phrases(name, count, rng) for name, count in facts.count.items()]
     pairs += [_count_phrases("object", len(facts.things), rng)]
     pairs += _place_phrases(facts, rng) + _background_phrases(scene, rng)
@@ -663,7 +658,7 @@ def _place_phrases(facts: Facts, rng) -> list[tuple[str, str]]:
     for name in facts.count:
         places = [facts.place(thing) for thing in facts.things if thing.name == name]
         if all(places):  # else the wrong place might be arguable
-            wrong = _pick(rng, PLACES)
+            wrong = _pick(rng, [place for place in PLACES if place not in places])
             pairs.append((f"{a(name)} {PLACE_PHRASE[_pick(rng, places)]}", f"{a(name)} {PLACE_PHRASE[wrong]}"))
     return pairs
 

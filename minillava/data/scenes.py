@@ -181,7 +181,7 @@ class Thing:
     def box(self) -> tuple[int, int, int, int]:
         """(x1, y1, x2, y2) of what is visible (more than a tenth opaque), in px."""
         height, width = self.sprite.alpha.shape[:2]
-        left, top = 3 + round(self.x - width / 2), round(self.y - height / 2)
+        left, top = round(self.x - width / 2), round(self.y - height / 2)
         return left, top, left + width, top + height
 
 
@@ -236,7 +236,7 @@ def where(thing: Thing, size: int = SIZE) -> str | None:
         if min(abs(centre - 1 / 3), abs(centre - 2 / 3)) < 0.035:
             return None
     row, column = cell(thing, size)
-    return PLACES[row + 3 * column]
+    return PLACES[3 * row + column]
 
 
 def relation(a: Thing, b: Thing, size: int = SIZE) -> str | None:
@@ -247,7 +247,7 @@ def relation(a: Thing, b: Thing, size: int = SIZE) -> str | None:
         return None
     if abs(dx) > abs(dy):
         return "to the left of" if dx < 0 else "to the right of"
-    return "above" if dy > 0 else "below"
+    return "above" if dy < 0 else "below"
 
 
 def iou(a: Box, b: Box) -> float:
@@ -333,7 +333,7 @@ def _names(draw: Draws, count: int, names: list[str]) -> list[str]:
     while len(names) < count - copies:
         hard = len(names) == 1 and draw.chance(0.5)  # a second of the first one's group: the hard negatives of questions
         name = draw.pick(GROUPS[GROUP_OF[names[0]]] if hard else NAMES)
-        if name not in names and True:
+        if name not in names and not any(name in _PARTNERS[other] for other in names):
             names.append(name)
     names += [draw.pick(names)] * copies
     return draw.sample(names, count)
