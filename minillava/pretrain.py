@@ -33,12 +33,12 @@ from minillava.errors import run
 from minillava.image import preprocess
 from minillava.language_model import LanguageModel
 from minillava.tokenizer import Tokenizer
-from minillava.training import LoopConfig, answers_right, fit, text_loss
+from minillava.training import LoopConfig, answers_right, fit, load_parameters, text_loss
 from minillava.vision import VisionLayer, VisionTransformer
 from minillava.weights import save_language_model, save_vision_tower
 
 VOCABULARY = 1536
-PHRASES = 7  # pairs that a scene brings to a batch: its names, and others as far as they go
+PHRASES = 6  # pairs that a scene brings to a batch: its names, and others as far as they go
 TINY_TEXT = dict(hidden_size=256, intermediate_size=640, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=1024)
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
@@ -59,6 +59,7 @@ SMALL_TALK = [
 class PretrainConfig(LoopConfig):
     learning_rate: float = option(1.5e-3, LoopConfig.__dataclass_fields__["learning_rate"].metadata["help"])
     weight_decay: float = option(0.05, LoopConfig.__dataclass_fields__["weight_decay"].metadata["help"])
+    start: str = option("", "folder of an earlier run, whose tokenizer and parameters to start from")
 
 
 # ---------------------------------------------------------------------------------------------------------------- language
@@ -83,10 +84,17 @@ def train_tokenizer(scenes: int = 4000) -> Tokenizer:
     return Tokenizer.train((text.replace("</s>", "\n") for text in told), VOCABULARY)
 
 
+def find_tokenizer(config: PretrainConfig) -> Tokenizer:
+    return Tokenizer.from_file(config.start) if config.start else train_tokenizer()
+
+
 def pretrain_language(config: PretrainConfig) -> None:
-    tokenizer = train_tokenizer()
+    tokenizer = find_tokenizer(config)
     torch.manual_seed(config.seed)
     model = LanguageModel(TextConfig(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, **TINY_TEXT), attention="eager")
+
+    if config.start:
+        load_parameters(config.start, model)
 
     def told(first: int, size: int) -> list[Encoded]:
         return [encode(tokenizer, kind, turns) for turns, kind in map(told_scene, range(first, first + size))]
@@ -169,9 +177,11 @@ def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
 
 
 def pretrain_vision(config: PretrainConfig) -> None:
-    tokenizer = train_tokenizer()
+    tokenizer = find_tokenizer(config)
     torch.manual_seed(config.seed)
     pair = ContrastivePair(tokenizer)
+    if config.start:
+        load_parameters(config.start, pair)
     held_out = phrase_batch(tokenizer, 1 << 40, 128)
 
     def batch_loss(step: int):
@@ -184,7 +194,11 @@ def pretrain_vision(config: PretrainConfig) -> None:
         hits = (said & true).sum().item()
         return {"phrase_recall": round(hits / true.sum().item(), 4), "phrase_precision": round(hits / max(1, said.sum().item()), 4)}
 
-    fit(pair, batch_loss, config, save=lambda: save_vision_tower(pair.vision_tower, config.out, "bfloat16"), watch=watch)
+    def save() -> None:
+        save_vision_tower(pair.vision_tower, config.out, "bfloat16")
+        tokenizer.save(Path(config.out) / "tokenizer.json")
+
+    fit(pair, batch_loss, config, save, watch)
 
 
 def main(argv: list[str] | None = None) -> None:

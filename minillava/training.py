@@ -213,22 +213,35 @@ def save_checkpoint(out: Path, parameters: dict[str, Tensor], optimizer, step: i
 
 def load_checkpoint(out: Path, parameters: dict[str, Tensor], optimizer, config: LoopConfig) -> int:
     """Put everything back where it was; the number of steps done."""
-    path = out / "checkpoint.safetensors"
-    if not path.exists():
-        raise UserError(f"there is nothing to resume in {out}: it has no checkpoint.safetensors; leave out --resume")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); remove it and start again") from None
+    metadata, tensors = _read_checkpoint(out)
     if metadata.get("run") != _fingerprint(config):
-        raise UserError(f"{path} is of a run with other settings ({metadata.get('run')}); resume with those, or choose another --out")
+        raise UserError(f"{out} holds a run with other settings ({metadata.get('run')}); resume with those, or choose another --out")
     step = int(metadata["step"])
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(tensors[f"parameter.{name}"])
             optimizer.state[p] = {"step": torch.tensor(float(step)), **{m: tensors[f"{m}.{name}"].to(p.device) for m in ("exp_avg", "exp_avg_sq")}}
     return step
+
+
+def load_parameters(folder: str | Path, module: nn.Module) -> None:
+    """Take over what another run has learnt: the parameters of its checkpoint, and nothing else of it."""
+    _, tensors = _read_checkpoint(Path(folder))
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if f"parameter.{name}" in tensors:
+                p.copy_(tensors[f"parameter.{name}"])
+
+
+def _read_checkpoint(out: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = out / "checkpoint.safetensors"
+    if not path.exists():
+        raise UserError(f"there is nothing to go on from in {out}: it has no checkpoint.safetensors")
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); remove it and start again") from None
 
 
 def _fingerprint(config: LoopConfig) -> str:
