@@ -24,7 +24,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, implementation: 
     return globals()[IMPLEMENTATIONS[implementation]](q, k, v, causal=causal, start=start)
 
 
-IMPLEMENTATIONS = {"eager": "eager_attention", "sdpa": "sdpa_attention"}  # names, not functions: looked up when called, so that a student's version counts
+# Names, not functions: they are looked up when called, so that a student's version counts.
+IMPLEMENTATIONS = {"eager": "eager_attention", "sdpa": "sdpa_attention"}
 
 
 def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tensor | None:

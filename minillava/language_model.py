@@ -35,7 +35,7 @@ def rms_norm(x, weight, eps):
 
 
 def rope_frequencies(config: TextConfig) -> Tensor:
-    """How fast each pair of a head turns, in radians a position: (D / 2,) fp32. theta^(-2i/D), slowed for longer contexts where the config says so."""
+    """How fast each pair of a head turns, in radians a position: (D / 2,) fp32. theta^(-2i/D), slowed where the config wants a longer context."""
     D = config.head_dim
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)
     scaling = config.rope_scaling or {}

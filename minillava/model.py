@@ -35,7 +35,8 @@ class Llava(nn.Module):
         is_image = input_ids == self.config.image_token_id  # (B, T)
         slots, rows = int(is_image.sum()), image_features.shape[0] * image_features.shape[1]
         if slots != rows:
-            raise ValueError(f"the prompt holds {slots} image tokens and the pictures give {rows} features: each picture needs {image_features.shape[1]}")
+            each = image_features.shape[1]
+            raise ValueError(f"the prompt holds {slots} image tokens and the pictures give {rows} features: each picture needs {each}")
         embeds = self.embed_text(input_ids.masked_fill(is_image, 0))  # (B, T, C)
         return embeds.masked_scatter(is_image[..., None], image_features.to(embeds.dtype))
 

@@ -39,7 +39,15 @@ from minillava.weights import save_language_model, save_vision_tower
 
 VOCABULARY = 1536
 PHRASES = 6  # pairs that a scene brings to a batch: its names, and others as far as they go
-TINY_TEXT = dict(hidden_size=256, intermediate_size=640, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=1024)
+TINY_TEXT = dict(
+    hidden_size=256,
+    intermediate_size=640,
+    num_hidden_layers=5,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+    tie_word_embeddings=True,
+)
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
@@ -91,7 +99,8 @@ def find_tokenizer(config: PretrainConfig) -> Tokenizer:
 def pretrain_language(config: PretrainConfig) -> None:
     tokenizer = find_tokenizer(config)
     torch.manual_seed(config.seed)
-    model = LanguageModel(TextConfig(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id, **TINY_TEXT), attention="eager")
+    ids = dict(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
+    model = LanguageModel(TextConfig(**ids, **TINY_TEXT), attention="eager")
 
     if config.start:
         load_parameters(config.start, model)

@@ -52,6 +52,19 @@ class LoopConfig:
     dtype: str = option("auto", "of the matrix products: float32, bfloat16 (weights stay float32), or auto: bfloat16 where the machine has it")
     resume: bool = option(False, "go on from the checkpoint in --out")
 
+    def __post_init__(self):
+        for name in ("max_steps", "batch_size", "save_every"):
+            self._expect(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            self._expect(name, 0 < getattr(self, name) < math.inf, "above 0")
+        self._expect("warmup_ratio", 0 <= self.warmup_ratio <= 1, "from 0 to 1")
+        self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        self._expect("dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
+
+    def _expect(self, name: str, fits: bool, allowed: str) -> None:
+        if not fits:
+            raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class TrainConfig(LoopConfig):
@@ -122,9 +135,14 @@ def answers_right(language_model, embeds: Tensor, batch: dict[str, Tensor]) -> f
     return round(right / max(1, answers), 4)
 
 
-def fit(module: nn.Module, batch_loss: Callable[[int], Tensor], config: LoopConfig, save: Callable[[], None], watch: Callable[[int], dict] | None = None) -> None:
-    """Train the parameters of `module` that require a gradient. `batch_loss(step)` computes the loss of the step's batch; `save()` writes the
-    weights folder; `watch(step)`, at each save, returns further figures for the log."""
+def fit(
+    module: nn.Module, batch_loss: Callable[[int], Tensor], config: LoopConfig, save: Callable[[], None], watch: Callable[[int], dict]
+) -> None:
+    """Train the parameters of `module` that require a gradient.
+
+    `batch_loss(step)` computes the loss of the step's batch; `save()` writes the weights folder; `watch(step)`, at each save, returns further
+    figures for the log.
+    """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -152,10 +170,9 @@ def fit(module: nn.Module, batch_loss: Callable[[int], Tensor], config: LoopConf
         metrics.add(step=step, loss=value.item(), lr=group["lr"], grad_norm=norm.item(), samples_per_second=config.batch_size / seconds)
         bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
         if (step + 1) % config.save_every == 0 or step + 1 == config.max_steps:
-            if watch:
-                figures = watch(step)
-                bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}  " + "  ".join(f"{name} {value}" for name, value in figures.items()))
-                metrics.add(step=step, **figures)
+            figures = watch(step)
+            bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}  " + "  ".join(f"{name} {value}" for name, value in figures.items()))
+            metrics.add(step=step, **figures)
             metrics.flush()
             metrics.plot(out / "loss.png")
             save()
@@ -282,7 +299,10 @@ def train(config: TrainConfig) -> None:
                 coming[step + 1] = ahead.submit(batch, step + 1)
             return loss(model, {name: tensor.to(device) for name, tensor in now.result().items()})
 
-        fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), lambda step: sample_answers(model, processor, samples, step))
+        def save() -> None:
+            weights.save(model, processor, config.out, "bfloat16")
+
+        fit(model, batch_loss, config, save, lambda step: sample_answers(model, processor, samples, step))
 
 
 TRAINED = {1: ("projector.",), 2: ("projector.", "language_model.")}

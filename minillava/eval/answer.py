@@ -7,13 +7,16 @@ from minillava.generate import generate_batch
 from minillava.processor import Processor
 
 
-def answer_all(model, processor: Processor, questions: list[tuple[str, object]], batch_size: int = 64, max_new_tokens: int = 64, title: str = "") -> list[str]:
+def answer_all(
+    model, processor: Processor, questions: list[tuple[str, object]], batch_size: int = 64, max_new_tokens: int = 64, title: str = ""
+) -> list[str]:
     """The answer to each (question, picture or None), in order. Pictures are paths or PIL images."""
     order = sorted(range(len(questions)), key=lambda i: len(questions[i][0]))
     answers = [""] * len(questions)
     for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
         rows = order[first : first + batch_size]
-        ids = generate_batch(model, **left_padded([processor(*questions[i]) for i in rows], processor.tokenizer.pad_id), max_new_tokens=max_new_tokens)
+        batch = left_padded([processor(*questions[i]) for i in rows], processor.tokenizer.pad_id)
+        ids = generate_batch(model, **batch, max_new_tokens=max_new_tokens)
         for i, answer in zip(rows, ids, strict=True):
             answers[i] = processor.tokenizer.decode(answer).strip()
     return answers

@@ -1,0 +1,111 @@
+"""LLaVA's JSON: what is read, what is refused and in which words; batches of like length."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from minillava.conversation import IGNORE_INDEX, Encoded
+from minillava.data.dataset import JsonSamples, LengthGroups, SceneSamples, collate
+from minillava.errors import UserError
+
+
+def record(**changes) -> dict:
+    said = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]
+    return {"id": "7", "image": "a.png", "conversations": said, **changes}
+
+
+@pytest.fixture
+def images(tmp_path):
+    Image.new("RGB", (5, 7)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def read(tmp_path, records) -> JsonSamples:
+    path = tmp_path / "data.json"
+    path.write_text(records if isinstance(records, str) else json.dumps(records))
+    return JsonSamples(path, tmp_path)
+
+
+def test_a_record_becomes_turns_and_a_picture(images):
+    samples = read(images, [record(), {"conversations": said(("human", "Hi"), ("gpt", "Yo"))}])
+    assert samples[0].turns == [("user", "What is it?"), ("assistant", "A cat.")]
+    assert samples[0].picture == images / "a.png"
+    assert samples[1].turns == [("user", "Hi"), ("assistant", "Yo")] and samples[1].picture is None
+
+
+def said(*pairs) -> list[dict]:
+    return [{"from": speaker, "value": value} for speaker, value in pairs]
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ({"a": 1}, "must hold a list of records"),
+        ([1], "must hold a list of records"),
+        ([], "holds no records"),
+        ([{"id": 1}], "has no conversations"),
+        ([record(conversations=[])], "has no conversations"),
+        ([record(conversations=said(("gpt", "A"), ("human", "<image>")))], "turn 1 is from 'gpt' where 'human' is due"),
+        ([record(conversations=said(("human", "<image>"), ("bot", "A")))], "turn 2 is from 'bot'"),
+        ([record(conversations=said(("human", "<image>")))], "the last question has no answer"),
+        ([record(conversations=said(("human", "What?"), ("gpt", "A")))], "it stands 0 times"),
+        ([record(conversations=said(("human", "<image><image>"), ("gpt", "A")))], "it stands 2 times"),
+        ([record(image=None)], "names no picture"),
+        ([record(image="b.png")], "b.png is not in"),
+        ([record(image="../a.png")], "must not hold '..'"),
+        ([record(image="/etc/passwd")], "must be relative"),
+    ],
+)
+def test_what_is_wrong_is_said(images, records, words):
+    with pytest.raises(UserError, match=words.replace(".", r"\.")):
+        read(images, records)
+
+
+def test_the_broken_record_is_named(images):
+    with pytest.raises(UserError, match=r"record 1 \(id 'x'\)"):
+        read(images, [record(), record(id="x", image="gone.png")])
+
+
+def test_a_link_out_of_the_folder_is_not_followed(images, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "b.png"
+    Image.new("RGB", (3, 3)).save(outside)
+    (images / "b.png").symlink_to(outside)
+    with pytest.raises(UserError, match="leads out of"):
+        read(images, [record(image="b.png")])
+
+
+def test_every_record_once_an_epoch_in_an_order_of_its_own(images):
+    samples = read(images, [record(id=str(i)) for i in range(12)])
+    epochs = [[i for step in (3 * e, 3 * e + 1, 3 * e + 2) for i in samples.indices(step, 4, seed=5)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert samples.indices(1, 4, seed=5) == epochs[0][4:8]  # asked out of order
+    assert samples.indices(1, 4, seed=6) != epochs[0][4:8]
+
+
+def test_scene_samples_are_the_same_each_time_and_differ_by_seed():
+    samples = SceneSamples(2)
+    assert samples[5].turns == SceneSamples(2)[5].turns
+    assert not set(samples.indices(0, 9, 0)) & set(samples.indices(0, 9, 1))
+    assert samples.indices(1, 9, 0)[0] == samples.indices(0, 9, 0)[-1] + 1
+
+
+def test_groups_hold_every_sample_once_and_batches_like_lengths():
+    lengths = torch.randint(1, 90, (8 * 5,), generator=torch.Generator().manual_seed(0)).tolist()
+    groups = LengthGroups(lambda step: lengths[step * 5 : step * 5 + 5], lambda length: length)
+    batches = [groups[step] for step in range(8)]
+    assert sorted(x for batch in batches for x in batch) == sorted(lengths)
+    ordered = sorted(lengths)
+    assert sorted(batches) == [ordered[i : i + 5] for i in range(0, 40, 5)]
+    assert LengthGroups(lambda step: lengths[step * 5 : step * 5 + 5], lambda length: length)[6] == batches[6]
+
+
+def test_collate_pads_on_the_right():
+    batch = collate([Encoded([4, 5, 6], [-100, 5, 6], ""), Encoded([7], [7], "")], pad_id=3)
+    assert batch["input_ids"].tolist() == [[4, 5, 6], [7, 3, 3]]
+    assert batch["labels"].tolist() == [[-100, 5, 6], [7, IGNORE_INDEX, IGNORE_INDEX]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -1,0 +1,254 @@
+"""The two stages: what learns, on which tokens, and that a run killed and resumed is the run that was not."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train as command
+from minillava import weights
+from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.conversation import IGNORE_INDEX, encode
+from minillava.data.dataset import SceneSamples
+from minillava.errors import UserError, run
+from minillava.model import Llava
+from minillava.processor import Processor
+from minillava.tokenizer import Tokenizer
+from minillava.training import TrainConfig, answers_right, learning_rate, load_parameters, loss, train
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = [text for i in range(300) for _, text in SceneSamples(2)[i].turns]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["USER: ASSISTANT: " + text for text in TEXTS], 700)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, tokenizer):
+    """A small tower and a small language model in their folders, as CLIP's and Vicuna's lie in theirs."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(3)
+    tower = VisionConfig(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7)
+    text = TextConfig(
+        tokenizer.vocab_size, 40, 56, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True
+    )
+    llava = Llava(LlavaConfig(tower, text, tokenizer.image_id))
+    weights.save_vision_tower(llava.vision_tower, folder / "vision")
+    weights.save_language_model(llava.language_model, tokenizer, folder / "language")
+    return {"vision": str(folder / "vision"), "language": str(folder / "language")}
+
+
+def config(out, stage=1, **changes) -> TrainConfig:
+    settings = dict(stage=stage, out=str(out), max_steps=6, batch_size=3, learning_rate=3e-3, save_every=2, dtype="float32", seed=1, device="cpu")
+    return TrainConfig(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory, parts):
+    out = tmp_path_factory.mktemp("stage1")
+    train(config(out, **parts))
+    return out
+
+
+def rows(out) -> list[dict]:
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out) -> list[float]:
+    return [row["loss"] for row in rows(out) if "loss" in row]
+
+
+# ---------------------------------------------------------------------------------------------------------------- what learns
+def test_stage_1_trains_the_projector_alone(stage1, parts):
+    model = weights.load_model(stage1, dtype="float32")
+    tower, language = weights.load_vision_tower(parts["vision"]), weights.load_language_model(parts["language"])
+    for trained, before in ((model.vision_tower, tower), (model.language_model, language)):
+        for (name, a), b in zip(trained.state_dict().items(), before.state_dict().values(), strict=True):
+            assert torch.equal(a, b.bfloat16().float()), name
+    assert len(losses(stage1)) == 6 and [row["step"] for row in rows(stage1) if "loss" in row] == list(range(6))
+
+
+def test_stage_2_trains_projector_and_language_model(stage1, tmp_path):
+    train(config(tmp_path, 2, weights=str(stage1)))
+    before, after = weights.load_model(stage1), weights.load_model(tmp_path)
+    changed = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])}
+    expected = {name for name in after.state_dict() if name.startswith(("projector.", "language_model."))}
+    assert changed == expected
+
+
+def test_the_loss_falls_when_a_few_samples_are_repeated(stage1, tmp_path):
+    samples, folder = SceneSamples(2), tmp_path / "images"
+    folder.mkdir()
+    records = []
+    for i in range(3):
+        sample = samples[i]
+        sample.picture.save(folder / f"{i}.png")
+        values = ["<image>\n" + sample.turns[0][1], *(text for _, text in sample.turns[1:])]
+        said = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
+        records.append({"id": str(i), "image": f"{i}.png", "conversations": said})
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    out = tmp_path / "out"
+    train(config(out, 2, weights=str(stage1), data=str(tmp_path / "data.json"), images=str(folder), max_steps=150, save_every=150, learning_rate=1e-2))
+    assert losses(out)[-1] < 0.4 * losses(out)[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- on which tokens
+@pytest.mark.parametrize("template", ["llava_hf", "v1"])
+def test_the_supervised_ids_are_exactly_the_answers(tokenizer, template):
+    for index in range(40):
+        turns = SceneSamples(2)[index].turns
+        encoded = encode(tokenizer, template, turns, image_tokens=16)
+        answers = [text for speaker, text in turns if speaker == "assistant"]
+        runs = [list(group) for paid, group in itertools.groupby(encoded.labels, lambda label: label != IGNORE_INDEX) if paid]
+        assert [tokenizer.decode(ids).strip() for ids in runs] == answers
+        assert all(ids[-1] == tokenizer.eos_id for ids in runs)
+
+
+def test_stage_1_pays_for_the_caption_and_its_newline(tokenizer):
+    turns = SceneSamples(1)[4].turns
+    encoded = encode(tokenizer, "plain", turns, image_tokens=16)
+    assert tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX]) == turns[1][1] + "\n"
+
+
+def tiny_batch(tokenizer, model):
+    turns = SceneSamples(2)[1].turns[:4]
+    encoded = encode(tokenizer, "llava_hf", turns, image_tokens=model.config.image_tokens)
+    ids, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
+    return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 28, 28)}
+
+
+def test_loss_is_the_mean_over_supervised_tokens(stage1, tokenizer):
+    """Against the formula in float64, over all positions."""
+    torch.manual_seed(0)
+    model = weights.load_model(stage1, dtype="float32")
+    batch = tiny_batch(tokenizer, model)
+    logits = model(batch["input_ids"], batch["pixel_values"]).detach().double()
+    pairs = [(logits[0, t], label) for t, label in enumerate(batch["labels"][0, 1:].tolist()) if label != IGNORE_INDEX]
+    expected = sum(math.log(row.exp().sum()) - row[label].item() for row, label in pairs) / len(pairs)
+    assert loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_without_a_supervised_token_is_an_error(stage1, tokenizer):
+    model = weights.load_model(stage1, dtype="float32")
+    batch = tiny_batch(tokenizer, model)
+    with pytest.raises(ValueError, match="no token of this batch is supervised"):
+        loss(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)})
+
+
+def test_answers_right_counts_whole_answers(stage1, tokenizer):
+    model = weights.load_model(stage1, dtype="float32")
+    batch = tiny_batch(tokenizer, model)
+    embeds = model.embed(batch["input_ids"], batch["pixel_values"])
+    guesses = model(batch["input_ids"], batch["pixel_values"]).argmax(-1)[0, :-1]
+    labels = batch["labels"].clone()
+    paid = labels[0, 1:] != IGNORE_INDEX
+    labels[0, 1:][paid] = guesses[paid]  # what the model says is the truth
+    assert answers_right(model.language_model, embeds, {**batch, "labels": labels}) == 1.0
+    last = paid.nonzero()[-1]
+    labels[0, 1:][last] = (labels[0, 1:][last] + 1) % 300
+    assert answers_right(model.language_model, embeds, {**batch, "labels": labels}) == 0.5  # one of the two
+
+
+# ---------------------------------------------------------------------------------------------------------------- resume
+@pytest.mark.parametrize("stage", [1, 2])
+def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(stage1, parts, tmp_path, stage, monkeypatch):
+    start = parts if stage == 1 else {"weights": str(stage1)}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(config(whole, stage, **start))
+    from minillava import training
+
+    def die(step: int, settings):
+        if step == 5:  # after the checkpoint of step 4, in the middle of things
+            raise SystemExit("killed")
+        return learning_rate(step, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learning_rate", die)
+        with pytest.raises(SystemExit):
+            train(config(broken, stage, **start))
+    train(config(broken, stage, resume=True, **start))
+    assert losses(broken) == losses(whole)
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        ours, theirs = load_file(broken / name), load_file(whole / name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_resume_needs_a_checkpoint_of_the_same_run(stage1, parts, tmp_path):
+    with pytest.raises(UserError, match=r"has no checkpoint\.safetensors"):
+        train(config(tmp_path, resume=True, **parts))
+    with pytest.raises(UserError, match="other settings"):
+        train(config(stage1, resume=True, learning_rate=1e-5, **parts))
+    (tmp_path / "checkpoint.safetensors").write_bytes((stage1 / "checkpoint.safetensors").read_bytes()[:-9])
+    with pytest.raises(UserError, match="cannot be read"):
+        train(config(tmp_path, resume=True, **parts))
+
+
+def test_another_runs_parameters_can_be_taken_over(stage1, parts):
+    model = weights.load_model(stage1, dtype="float32")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    load_parameters(stage1, model)
+    saved = load_file(stage1 / "checkpoint.safetensors")
+    for name, p in model.named_parameters():
+        assert torch.equal(p, saved.get(f"parameter.{name}", before[name]))
+
+
+def test_learning_rate_rises_and_falls():
+    settings = TrainConfig(max_steps=200, learning_rate=2.0, warmup_ratio=0.05)
+    rates = [learning_rate(step, settings) for step in range(200)]
+    assert rates[:10] == pytest.approx([0.2 * n for n in range(1, 11)])
+    assert max(rates) == rates[9] == rates[10] == 2.0 and rates[105] == pytest.approx(1.0) and 0 < rates[-1] < 1e-3
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- the command
+def test_what_it_leaves_is_a_weights_folder(stage1):
+    model, processor = weights.load(stage1)
+    assert isinstance(processor, Processor) and model.config.projector_type == "mlp2x_gelu"
+    assert (stage1 / "loss.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "say which stage"),
+        (["--stage", "3"], "invalid choice: 3"),
+        (["--stage", "two"], "invalid int value"),
+        (["--stage", "1", "--vision", "nowhere", "--language", "nowhere"], "There is no weights folder nowhere"),
+        (["--stage", "1", "--resume", "--out", "{tmp}/new"], "there is nothing to go on from"),
+        (["--stage", "2", "--weights", "{tmp}"], "has no config.json"),
+        (["--stage", "1", "--data", "{tmp}/gone.json"], "cannot be read"),
+        (["--stage", "1", "--max-steps", "0"], "--max-steps must be"),
+        (["--stage", "1", "--batch-size", "-3"], "--batch-size must be"),
+        (["--stage", "1", "--learning-rate", "nan"], "--learning-rate must be"),
+        (["--stage", "1", "--save-every", "0"], "--save-every must be"),
+        (["--stage", "1", "--dtype", "int3"], "--dtype must be"),
+        (["--stage", "1", "--template", "v9"], "no conversation template 'v9'"),
+        (["--stage", "1", "--device", "cuda:7"], "was asked for, but this machine has"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_status_2(arguments, words, parts, tmp_path, capsys, monkeypatch):
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    if "--stage" in arguments and "--weights" not in arguments and "--vision" not in arguments:
+        arguments += ["--vision", parts["vision"], "--language", parts["language"]]
+    if "--out" not in arguments:
+        arguments += ["--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    assert run(command.main, "train.py") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("train.py: error: ") and words in said[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_as_a_process(parts, tmp_path):
+    arguments = ["--stage", "1", "--vision", parts["vision"], "--language", parts["language"], "--out", tmp_path / "out", "--max-steps", "2"]
+    done = subprocess.run([sys.executable, ROOT / "train.py", *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "out")) == 2
