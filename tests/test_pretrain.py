@@ -40,11 +40,15 @@ def test_what_the_language_model_is_told_is_the_scene():
 
 
 def test_a_map_is_not_supervised(tokenizer):
-    turns, template = next(told for told in map(told_scene, range(50)) if told[0][0][1].startswith(" ".join(grid_words(sample_scene(0))[:1])) or "\n" in told[0][0][1])
-    encoded = encode(tokenizer, template, turns)
-    paid = tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX])
-    assert paid.split() == " ".join(text for speaker, text in turns if speaker == "assistant").split() or turns[1][1] in paid
-    assert turns[0][1].split("\n")[0] not in paid
+    maps = 0
+    for index in range(30):
+        (turns, template), scene_map = told_scene(index), " ".join(grid_words(sample_scene(index)))
+        if turns[0][1].startswith(scene_map):
+            maps += 1
+            labels = encode(tokenizer, template, turns).labels
+            paid = "".join(tokenizer.decode([label]) for label in labels if label != IGNORE_INDEX)
+            assert paid == "".join(text for speaker, text in turns if speaker == "assistant").replace(" ", "")
+    assert maps > 10
 
 
 def test_phrases_are_judged_for_every_picture_of_the_batch(tokenizer):
@@ -80,15 +84,13 @@ def test_both_learn_and_leave_a_folder_that_loads(part, tmp_path, monkeypatch):
     from minillava import pretrain
 
     monkeypatch.setattr(pretrain, "train_tokenizer", lambda: train_tokenizer(scenes=100))
-    settings = ["--out", str(tmp_path), "--max-steps", "9", "--batch-size", "4", "--save-every", "9", "--learning-rate", "0.003", "--dtype", "float32"]
-    main([part, *settings])
-    losses = [row["loss"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
-    assert losses[-1] < 0.9 * losses[0]
-    {"language": weights.load_language_model, "vision": weights.load_vision_tower}[part](tmp_path)
-    again = tmp_path / "again"
-    main([part, "--start", str(tmp_path), "--out", str(again), *settings[2:]])  # goes on from what was learnt
-    first = json.loads((again / "metrics.jsonl").read_text().splitlines()[0])["loss"]
-    assert first < 0.95 * losses[0]
+    first, again = tmp_path / "first", tmp_path / "again"
+    settings = ["--batch-size", "4", "--save-every", "25", "--learning-rate", "0.002", "--dtype", "float32"]
+    main([part, "--out", str(first), "--max-steps", "25", *settings])
+    {"language": weights.load_language_model, "vision": weights.load_vision_tower}[part](first)
+    main([part, "--start", str(first), "--out", str(again), "--max-steps", "1", *settings])  # the same first batch, with what was learnt
+    before, after = (json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["loss"] for out in (first, again))
+    assert after < 0.9 * before
 
 
 def test_nothing_to_start_from_is_said(tmp_path):

@@ -96,7 +96,8 @@ def test_the_loss_falls_when_a_few_samples_are_repeated(stage1, tmp_path):
         records.append({"id": str(i), "image": f"{i}.png", "conversations": said})
     (tmp_path / "data.json").write_text(json.dumps(records))
     out = tmp_path / "out"
-    train(config(out, 2, weights=str(stage1), data=str(tmp_path / "data.json"), images=str(folder), max_steps=150, save_every=150, learning_rate=1e-2))
+    data = dict(data=str(tmp_path / "data.json"), images=str(folder))
+    train(config(out, 2, weights=str(stage1), **data, max_steps=150, save_every=150, learning_rate=1e-2))
     assert losses(out)[-1] < 0.4 * losses(out)[0]
 
 

@@ -3,9 +3,9 @@
     python -m minillava.eval.scenes                                        # weights/tiny, blind, after stage 1, and on unseen pairs
     python -m minillava.eval.scenes --language weights/tiny-language       # the language model alone, told of the scenes in words
 
-"blind" is the same model shown a plain grey picture: what questions give away by themselves. "unseen pairs" are scenes with two
-things that never stood in one training scene. An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions the figure
-is the F1 of the things named.
+"blind" is the same model shown a plain grey picture: what questions give away by themselves. "unseen pairs" are scenes with two things that never
+stood in one training scene. An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions
+the figure is the F1 of the things named.
 """
 
 import argparse
