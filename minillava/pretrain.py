@@ -111,10 +111,10 @@ def pretrain_language(config: PretrainConfig) -> None:
     groups = LengthGroups(lambda step: told((config.seed << 32) + step * config.batch_size, config.batch_size), lambda sample: len(sample.input_ids))
 
     def batch_loss(step: int):
-        words = collate(groups[step], tokenizer.pad_id)
+        words = collate(groups[step])
         return text_loss(model, model.embed_tokens(words["input_ids"]), words)
 
-    held_out = collate(told(1 << 40, 64), tokenizer.pad_id)
+    held_out = collate(told(1 << 40, 64))
     fit(
         model,
         batch_loss,

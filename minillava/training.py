@@ -286,7 +286,7 @@ def train(config: TrainConfig) -> None:
 
     def batch(step: int) -> dict[str, Tensor]:
         rows = groups[step]
-        words = collate([encoded for encoded, _ in rows], processor.tokenizer.pad_id)
+        words = collate([encoded for encoded, _ in rows])
         pictures = [processor.pixel_values(sample.picture) for _, sample in rows if sample.picture is not None]
         return {**words, "pixel_values": torch.cat(pictures)} if pictures else words
 

@@ -105,7 +105,7 @@ def test_groups_hold_every_sample_once_and_batches_like_lengths():
 
 
 def test_collate_pads_on_the_right():
-    batch = collate([Encoded([4, 5, 6], [-100, 5, 6], ""), Encoded([7], [7], "")], pad_id=3)
-    assert batch["input_ids"].tolist() == [[4, 5, 6], [7, 3, 3]]
+    batch = collate([Encoded([4, 5, 6], [-100, 5, 6], ""), Encoded([7], [7], "")])
+    assert batch["input_ids"].tolist() == [[4, 5, 6], [7, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 5, 6], [7, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -64,5 +64,5 @@ def test_a_batch_answers_as_one_by_one(small):
 
 def test_padding_is_on_the_left(small):
     _, processor = small
-    batch = left_padded([processor("Hi"), processor("Where is the dog?")], pad_id=0)
+    batch = left_padded([processor("Hi"), processor("Where is the dog?")])
     assert batch["attention_mask"][0, 0] == 0 and batch["attention_mask"][:, -1].all() and "pixel_values" not in batch

@@ -144,11 +144,11 @@ class LengthGroups:
         return self._batches[place]
 
 
-def collate(samples: list[Encoded], pad_id: int) -> dict[str, Tensor]:
-    """Rows padded on the right: input_ids, labels, attention_mask (B, T) int64."""
+def collate(samples: list[Encoded]) -> dict[str, Tensor]:
+    """Rows padded on the right, with id 0, since no one looks there: input_ids, labels, attention_mask (B, T) int64."""
     T = max(len(sample.input_ids) for sample in samples)
     batch = {
-        "input_ids": torch.full((len(samples), T), pad_id),
+        "input_ids": torch.zeros(len(samples), T, dtype=torch.int64),
         "labels": torch.full((len(samples), T), IGNORE_INDEX),
         "attention_mask": torch.zeros(len(samples), T, dtype=torch.int64),
     }

@@ -15,17 +15,17 @@ def answer_all(
     answers = [""] * len(questions)
     for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
         rows = order[first : first + batch_size]
-        batch = left_padded([processor(*questions[i]) for i in rows], processor.tokenizer.pad_id)
+        batch = left_padded([processor(*questions[i]) for i in rows])
         ids = generate_batch(model, **batch, max_new_tokens=max_new_tokens)
         for i, answer in zip(rows, ids, strict=True):
             answers[i] = processor.tokenizer.decode(answer).strip()
     return answers
 
 
-def left_padded(inputs: list[dict], pad_id: int) -> dict[str, torch.Tensor]:
-    """Single prompts as one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, S, S)."""
+def left_padded(inputs: list[dict]) -> dict[str, torch.Tensor]:
+    """Single prompts as one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, S, S). The padding is hidden, so any id serves."""
     T = max(one["input_ids"].shape[1] for one in inputs)
-    ids, mask = torch.full((len(inputs), T), pad_id), torch.zeros(len(inputs), T, dtype=torch.int64)
+    ids, mask = torch.zeros(2, len(inputs), T, dtype=torch.int64)
     for row, one in enumerate(inputs):
         length = one["input_ids"].shape[1]
         ids[row, T - length :], mask[row, T - length :] = one["input_ids"][0], 1

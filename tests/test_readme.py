@@ -1,0 +1,41 @@
+"""What README.md promises: its links lead somewhere, its commands exist, its counts are right."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "weights" / "README.md"]
+FORWARD = ("config", "attention", "kv_cache", "vision", "projector", "language_model", "model")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_exist(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!http|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+    assert targets and not [target for target in targets if not (page.parent / target).exists()]
+    assert "{" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # no figure left to fill in
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_their_flags_exist(page):
+    commands = re.findall(r"python (?:-m (minillava\.[\w.]+)|(\w+\.py))([^\n`#]*)", page.read_text(encoding="utf-8"))
+    assert commands
+    flags: dict[str, set[str]] = {}
+    for module, script, rest in commands:
+        name = module or script
+        flags.setdefault(name, set()).update(re.findall(r"--[\w-]+", rest))
+    for name, used in flags.items():
+        command = [sys.executable, *(["-m", name] if name.startswith("minillava.") else [name]), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert not used - set(re.findall(r"--[\w-]+", done.stdout)), name
+
+
+def test_the_forward_path_is_as_long_as_it_says():
+    said = int(re.search(r"forward path is ([\d,]+) lines", PAGES[0].read_text(encoding="utf-8"))[1].replace(",", ""))
+    lines = sum(len((ROOT / "minillava" / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in FORWARD)
+    assert abs(lines - said) <= 15 and lines <= 900
