@@ -135,9 +135,7 @@ def answers_right(language_model, embeds: Tensor, batch: dict[str, Tensor]) -> f
     return round(right / max(1, answers), 4)
 
 
-def fit(
-    module: nn.Module, batch_loss: Callable[[int], Tensor], config: LoopConfig, save: Callable[[], None], watch: Callable[[int], dict]
-) -> None:
+def fit(module: nn.Module, batch_loss: Callable[[int], Tensor], config: LoopConfig, save: Callable[[], None], watch: Callable[[int], dict]) -> None:
     """Train the parameters of `module` that require a gradient.
 
     `batch_loss(step)` computes the loss of the step's batch; `save()` writes the weights folder; `watch(step)`, at each save, returns further
@@ -171,8 +169,10 @@ def fit(
         bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
         if (step + 1) % config.save_every == 0 or step + 1 == config.max_steps:
             figures = watch(step)
-            bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}  " + "  ".join(f"{name} {value}" for name, value in figures.items()))
             metrics.add(step=step, **figures)
+            bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}")
+            for name, value in figures.items():
+                bar.write(f"  {name}: {value}")
             metrics.flush()
             metrics.plot(out / "loss.png")
             save()
@@ -276,11 +276,11 @@ def train(config: TrainConfig) -> None:
     samples = JsonSamples(config.data, config.images) if config.data else SceneSamples(config.stage)
     device = next(model.parameters()).device
 
-    template = "plain" if config.stage == 1 else processor.template  # the picture, then its caption | a conversation
+    speaking = replace(processor, template="plain") if config.stage == 1 else processor  # the picture, then its caption | a conversation
 
     def samples_of(step: int) -> list[tuple[Encoded, Sample]]:
         chosen = [samples[i] for i in samples.indices(step, config.batch_size, config.seed)]
-        return [(encode(processor.tokenizer, template, s.turns, processor.image_tokens * (s.picture is not None)), s) for s in chosen]
+        return [(encode(processor.tokenizer, speaking.template, s.turns, processor.image_tokens * (s.picture is not None)), s) for s in chosen]
 
     groups = LengthGroups(samples_of, lambda sample: len(sample[0].input_ids))
 
@@ -302,7 +302,7 @@ def train(config: TrainConfig) -> None:
         def save() -> None:
             weights.save(model, processor, config.out, "bfloat16")
 
-        fit(model, batch_loss, config, save, lambda step: sample_answers(model, processor, samples, step))
+        fit(model, batch_loss, config, save, lambda step: sample_answers(model, speaking, samples, step))
 
 
 TRAINED = {1: ("projector.",), 2: ("projector.", "language_model.")}
@@ -325,12 +325,12 @@ def starting_point(config: TrainConfig):
     return model, Processor.for_model(tokenizer, model_config, template=config.template or "llava_hf")
 
 
-def sample_answers(model, processor: Processor, samples, step: int, count: int = 3) -> dict:
-    """What the model answers, at this step, to a few first questions of its own data."""
-    rows = []
+def sample_answers(model, processor: Processor, samples, step: int, count: int = 3) -> dict[str, str]:
+    """What the model answers, at this step, to a few first questions of its own data: {question: answer}."""
+    said = {}
     for index in samples.indices(step + 1, count, seed=0):
         sample = samples[index]
         inputs = processor(sample.turns[:1], sample.picture)
         ids = generate(model, **{name: t.to(next(model.parameters()).device) for name, t in inputs.items()}, max_new_tokens=40)
-        rows.append(f"{sample.turns[0][1] or '(caption)'} -> {processor.tokenizer.decode(ids)} [{sample.turns[1][1]}]")
-    return {"answers": " | ".join(rows)}
+        said[sample.turns[0][1] or f"a caption like {sample.turns[1][1]!r}"] = processor.tokenizer.decode(ids).split("\n")[0]
+    return said

@@ -80,6 +80,7 @@ def see(model, processor, asked: list[Case], blind: bool = False, title: str = "
 
 def told(model, processor, asked: list[Case], how: str) -> dict[str, float]:
     """The score of a language model that reads of the scenes, as "prose" or as a "map" of words."""
+
     def words(scene: Scene) -> str:
         return describe_in_words(scene, np.random.default_rng(scene.seed)) if how == "prose" else " ".join(grid_words(scene))
 
