@@ -5,7 +5,9 @@
 
 **language**: scenes told in words, as prose or as a map of 7 x 7 words, and conversations about them in the v1 template. Answers pay loss, and prose
 does; a map, being chance, does not. It answers questions about a scene it is told of before any picture was ever shown to it. The map is the text a
-picture's 49 patches will stand in for, which is why a projector alone (stage 1) can go far.
+picture's 49 patches will stand in for, which is why a projector alone (stage 1) can go far. Before all that, words in no order are to be said again:
+nothing but looking back helps there, and the heads that find "the same word, earlier" (induction heads, arXiv 2209.11895) form in a few hundred steps,
+where from scenes alone they had not after thousands.
 
 **vision**: CLIP's recipe (arXiv 2103.00020): a tower and a small text encoder learn which text belongs to which picture. With two changes from CLIP's
 successors, because LLaVA reads patches and not the pooled vector: a phrase is compared with every patch and the best ones count (late interaction,
@@ -28,7 +30,7 @@ from minillava.config import TextConfig, VisionConfig
 from minillava.conversation import Encoded, encode, render
 from minillava.data.dataset import LengthGroups, collate, conversation_about
 from minillava.data.scene_language import captions, describe_in_words, grid_words, phrases
-from minillava.data.scenes import sample_scene
+from minillava.data.scenes import COLOR_NAMES, NAMES, sample_scene
 from minillava.errors import run
 from minillava.image import preprocess
 from minillava.language_model import LanguageModel
@@ -51,6 +53,9 @@ TINY_TEXT = dict(
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
+AGAIN = 0.25  # share of the steps in which half of the samples are words to be said again; later one in sixteen is
+WORDS = NAMES + COLOR_NAMES
+
 SMALL_TALK = [
     ("Hello!", "Hello! Show me a picture and ask me about it."),
     ("Hi", "Hello! Show me a picture and ask me about it."),
@@ -71,7 +76,16 @@ class PretrainConfig(LoopConfig):
 
 
 # ---------------------------------------------------------------------------------------------------------------- language
-def told_scene(index: int, questions: int = 8):
+def said_again(index: int):
+    """5 to 24 words in no order, then one to three times again, each time from another one on: (turns, kind)."""
+    rng = np.random.default_rng([5, index])
+    words = list(rng.choice(WORDS, rng.integers(5, 25), replace=False))
+    starts = rng.integers(0, len(words), rng.integers(1, 4))
+    again = [word for start in starts for word in words[start:] + words[:start]]
+    return [("user", " ".join(words)), ("assistant", " ".join(again))], TEMPLATE
+
+
+def told_scene(index: int, questions: int = 16):
     """A scene told in words and a conversation about it; one in twelve is prose alone, one in thirty small talk: (turns, kind)."""
     scene, rng = sample_scene(index), np.random.default_rng([0, index])
     luck = rng.random()
@@ -105,16 +119,21 @@ def pretrain_language(config: PretrainConfig) -> None:
     if config.start:
         load_parameters(config.start, model)
 
-    def told(first: int, size: int) -> list[Encoded]:
-        return [encode(tokenizer, kind, turns) for turns, kind in map(told_scene, range(first, first + size))]
+    def told(first: int, again: int, scenes: int) -> list[Encoded]:
+        texts = [*map(said_again, range(first, first + again)), *map(told_scene, range(first + again, first + again + scenes))]
+        return [encode(tokenizer, kind, turns) for turns, kind in texts]
 
-    groups = LengthGroups(lambda step: told((config.seed << 32) + step * config.batch_size, config.batch_size), lambda sample: len(sample.input_ids))
+    def samples_of(step: int) -> list[Encoded]:
+        again = config.batch_size // (2 if step < AGAIN * config.max_steps else 16)
+        return told((config.seed << 32) + step * config.batch_size, again, config.batch_size - again)
+
+    groups = LengthGroups(samples_of, lambda sample: len(sample.input_ids))
 
     def batch_loss(step: int):
         words = collate(groups[step])
         return text_loss(model, model.embed_tokens(words["input_ids"]), words)
 
-    held_out = collate(told(1 << 40, 64))
+    held_out = collate(told(1 << 40, 0, 64))
     fit(
         model,
         batch_loss,

@@ -31,7 +31,7 @@ class Sample:
 class SceneSamples:
     """Endless scenes: stage 1 gives a picture and a caption, stage 2 a conversation about it. Sample i is the same on every machine."""
 
-    def __init__(self, stage: int, questions_per_scene: int = 8):
+    def __init__(self, stage: int, questions_per_scene: int = 16):
         self.stage, self.questions_per_scene = stage, questions_per_scene
 
     def __getitem__(self, index: int) -> Sample:
