@@ -16,7 +16,8 @@ FORWARD = ("config", "attention", "kv_cache", "vision", "projector", "language_m
 def test_links_and_pictures_exist(page):
     text = page.read_text(encoding="utf-8")
     targets = re.findall(r"\]\((?!http|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
-    assert targets and not [target for target in targets if not (page.parent / target).exists()]
+    assert targets or page.parent != ROOT
+    assert not [target for target in targets if not (page.parent / target).exists()]
     assert "{" not in re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # no figure left to fill in
 
 
