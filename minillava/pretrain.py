@@ -53,7 +53,7 @@ TINY_TEXT = dict(
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
-AGAIN = 0.25  # share of the steps in which half of the samples are words to be said again; later one in sixteen is
+AGAIN = 0.3  # share of the steps in which seven of eight samples are words to be said again; later one of eight is
 WORDS = NAMES + COLOR_NAMES
 
 SMALL_TALK = [
@@ -124,7 +124,7 @@ def pretrain_language(config: PretrainConfig) -> None:
         return [encode(tokenizer, kind, turns) for turns, kind in texts]
 
     def samples_of(step: int) -> list[Encoded]:
-        again = config.batch_size // (2 if step < AGAIN * config.max_steps else 16)
+        again = config.batch_size * (7 if step < AGAIN * config.max_steps else 1) // 8
         return told((config.seed << 32) + step * config.batch_size, again, config.batch_size - again)
 
     groups = LengthGroups(samples_of, lambda sample: len(sample.input_ids))
