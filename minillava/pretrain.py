@@ -5,9 +5,9 @@
 
 **language**: scenes told in words, as prose or as a map of 7 x 7 words, and conversations about them in the v1 template. Answers pay loss, and prose
 does; a map, being chance, does not. It answers questions about a scene it is told of before any picture was ever shown to it. The map is the text a
-picture's 49 patches will stand in for, which is why a projector alone (stage 1) can go far. Before all that, words in no order are to be said again:
-nothing but looking back helps there, and the heads that find "the same word, earlier" (induction heads, arXiv 2209.11895) form in a few hundred steps,
-where from scenes alone they had not after thousands.
+picture's 49 patches will stand in for, which is why a projector alone (stage 1) can go far. It learns from the simple to the whole: first words in no
+order are to be said again, where nothing but looking back helps, so that heads form that find "the same word, earlier" (induction heads, arXiv
+2209.11895); then roll calls ("cat yes, bus no"); then conversations. From conversations alone it had not learnt to look a name up after 70,000 texts.
 
 **vision**: CLIP's recipe (arXiv 2103.00020): a tower and a small text encoder learn which text belongs to which picture. With two changes from CLIP's
 successors, because LLaVA reads patches and not the pooled vector: a phrase is compared with every patch and the best ones count (late interaction,
@@ -27,7 +27,7 @@ from torch import nn
 
 from minillava.arguments import Parser, add_flags, from_flags, option
 from minillava.config import TextConfig, VisionConfig
-from minillava.conversation import Encoded, encode, render
+from minillava.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
 from minillava.data.dataset import LengthGroups, collate, conversation_about
 from minillava.data.scene_language import captions, describe_in_words, grid_words, phrases
 from minillava.data.scenes import COLOR_NAMES, NAMES, sample_scene
@@ -53,7 +53,8 @@ TINY_TEXT = dict(
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
-AGAIN = 0.3  # share of the steps in which seven of eight samples are words to be said again; later one of eight is
+AGAIN = 0.15  # share of the steps (of a run from nothing) in which seven of eight samples are words said again; later one of eight is
+CALLS = 0.35  # share of the steps until which the scenes' conversations are roll calls alone
 WORDS = NAMES + COLOR_NAMES
 
 SMALL_TALK = [
@@ -85,19 +86,30 @@ def said_again(index: int):
     return [("user", " ".join(words)), ("assistant", " ".join(again))], TEMPLATE
 
 
-def told_scene(index: int, questions: int = 16):
-    """A scene told in words and a conversation about it; one in twelve is prose alone, one in thirty small talk: (turns, kind)."""
+def told_scene(index: int, questions: int = 8):
+    """A scene told in words and a conversation about it, or (12%) prose alone or a caption after a map, or (2%) small talk: (turns, kind)."""
     scene, rng = sample_scene(index), np.random.default_rng([0, index])
     luck = rng.random()
-    if luck < 0.08:
-        text = describe_in_words(scene, rng) if luck < 0.04 else " ".join(captions(scene, rng, 3))
-        return [("user", ""), ("assistant", text)], "plain"
-    if luck < 0.11:
+    if luck < 0.03:
+        return [("user", ""), ("assistant", describe_in_words(scene, rng))], "plain"
+    if luck < 0.12:
+        return [("user", " ".join(grid_words(scene))), ("assistant", captions(scene, rng, 1)[0])], "plain"
+    if luck < 0.14:
         picks = rng.permutation(len(SMALL_TALK))[:3]
         return [turn for pick in picks for turn in zip(("user", "assistant"), SMALL_TALK[pick], strict=True)], TEMPLATE
     told = " ".join(grid_words(scene)) if luck < 0.7 else describe_in_words(scene, rng)
     (speaker, first), *rest = conversation_about(scene, rng, questions)
     return [(speaker, f"{told}\n{first}"), *rest], TEMPLATE
+
+
+def encode_told(tokenizer: Tokenizer, turns: list[Turn], kind: str) -> Encoded:
+    """In the plain template a map stands where the picture's tokens will, and like them pays no loss."""
+    encoded = encode(tokenizer, kind, turns)
+    if kind == "plain" and turns[0][1]:
+        (bos, *caption), (_, *labels) = encoded.input_ids, encoded.labels
+        told = tokenizer.encode(turns[0][1])[0]
+        return Encoded([bos, *told, *caption], [IGNORE_INDEX] * (1 + len(told)) + labels, turns[0][1] + encoded.text)
+    return encoded
 
 
 def train_tokenizer(scenes: int = 4000) -> Tokenizer:
@@ -119,13 +131,16 @@ def pretrain_language(config: PretrainConfig) -> None:
     if config.start:
         load_parameters(config.start, model)
 
-    def told(first: int, again: int, scenes: int) -> list[Encoded]:
-        texts = [*map(said_again, range(first, first + again)), *map(told_scene, range(first + again, first + again + scenes))]
-        return [encode(tokenizer, kind, turns) for turns, kind in texts]
+    def told(first: int, again: int, scenes: int, questions: int = 8) -> list[Encoded]:
+        texts = [said_again(index) for index in range(first, first + again)]
+        texts += [told_scene(index, questions) for index in range(first + again, first + again + scenes)]
+        return [encode_told(tokenizer, turns, kind) for turns, kind in texts]
 
     def samples_of(step: int) -> list[Encoded]:
-        again = config.batch_size * (7 if step < AGAIN * config.max_steps else 1) // 8
-        return told((config.seed << 32) + step * config.batch_size, again, config.batch_size - again)
+        """From the simple to the whole: words again, then roll calls, then all questions."""
+        done = step / config.max_steps
+        again = config.batch_size * (7 if done < AGAIN and not config.start else 1) // 8
+        return told((config.seed << 32) + step * config.batch_size, again, config.batch_size - again, 0 if done < CALLS else 8)
 
     groups = LengthGroups(samples_of, lambda sample: len(sample.input_ids))
 

@@ -114,18 +114,7 @@ class Processor:
         """Write the tokenizer's and the processor's files, which `from_folder` and transformers' AutoProcessor read."""
         folder, template = Path(folder), find_template(self.template)
         tokenizer = self.tokenizer
-        tokens = {f"{role}_token": name for role, name in tokenizer.names.items() if name in tokenizer.controls}
-        image_token = tokens.pop("image_token")
         tokenizer.save(folder / "tokenizer.json")
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",  # the tokenizer.json as it stands; LlamaTokenizer would rebuild it
-                "clean_up_tokenization_spaces": False,
-                "extra_special_tokens": {"image_token": image_token},
-                **tokens,
-            },
-        )
         write_json(
             folder / "preprocessor_config.json",
             {
@@ -149,7 +138,7 @@ class Processor:
             folder / "processor_config.json",
             {
                 "processor_class": "LlavaProcessor",
-                "image_token": image_token,
+                "image_token": tokenizer.names["image"],
                 "patch_size": self.patch_size,
                 "num_additional_image_tokens": 1,  # CLS, which the strategy "default" drops again
                 "vision_feature_select_strategy": self.vision_feature_select_strategy,

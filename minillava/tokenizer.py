@@ -21,7 +21,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from minillava.errors import UserError
-from minillava.files import read_json, write_atomically
+from minillava.files import read_json, write_atomically, write_json
 
 NAMES = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "image": "<image>"}  # LLaMA's, and llava-hf's two
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -130,8 +130,12 @@ class Tokenizer:
         return Tokenizer({**self.spec, "added_tokens": added}, self.names)
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer.json, atomically."""
+        """Write the tokenizer.json, atomically, and beside it the tokenizer_config.json that transformers' AutoTokenizer reads."""
         write_atomically(path, json.dumps(self.spec, indent=2, ensure_ascii=False) + "\n")
+        tokens = {f"{role}_token": name for role, name in self.names.items() if name in self.controls}
+        image = {"extra_special_tokens": {"image_token": tokens.pop("image_token")}} if "image_token" in tokens else {}
+        kind = "PreTrainedTokenizerFast"  # the tokenizer.json as it stands; LlamaTokenizer would rebuild it
+        write_json(Path(path).with_name("tokenizer_config.json"), {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **image, **tokens})
 
     # ------------------------------------------------------------------ the control tokens
     def special(self, name: str) -> int:

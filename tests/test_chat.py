@@ -57,7 +57,7 @@ def talk(folder, *arguments, typed: str | None = None, monkeypatch=None) -> int:
 
 def command(*arguments, **options):
     line = [sys.executable, str(ROOT / "chat.py"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, cwd="/", **options)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd="/", **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------- one question
@@ -218,7 +218,7 @@ def test_bytes_that_are_no_text(folder, picture):
         [sys.executable, str(ROOT / "chat.py"), "--weights", str(folder), "--image", str(picture), "--max-new-tokens", "4"],
         input=b"what is \xff\xfe?\n",
         capture_output=True,
-        timeout=60,
+        timeout=300,
         env={"PYTHONIOENCODING": "ascii", "PATH": ""},
     )
     assert result.returncode == 0 and result.stdout.strip() and result.stderr == b""

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from minillava import weights
-from minillava.conversation import IGNORE_INDEX, encode
+from minillava.conversation import IGNORE_INDEX
 from minillava.data.scene_language import grid_words, names_in
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
-from minillava.pretrain import ContrastivePair, PretrainConfig, main, phrase_batch, told_scene, train_tokenizer
+from minillava.pretrain import ContrastivePair, PretrainConfig, encode_told, main, phrase_batch, said_again, told_scene, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,27 @@ def test_what_the_language_model_is_told_is_the_scene():
     assert kinds == {"plain", "llava_hf"}
 
 
+def test_words_said_again_are_the_words():
+    lengths = set()
+    for index in range(40):
+        (_, first), (_, again) = said_again(index)[0]
+        lengths.add(round(len(again) / len(first)))
+        assert len(again.split()) % len(first.split()) == 0
+        while again:  # each time round is the first time, begun elsewhere
+            part, again = again[: len(first)], again[len(first) + 1 :]
+            assert part in f"{first} {first}" and sorted(part.split()) == sorted(first.split())
+    assert lengths == {1, 2, 3}
+
+
 def test_a_map_is_not_supervised(tokenizer):
     maps = 0
     for index in range(30):
         (turns, template), scene_map = told_scene(index), " ".join(grid_words(sample_scene(index)))
         if turns[0][1].startswith(scene_map):
             maps += 1
-            labels = encode(tokenizer, template, turns).labels
+            encoded = encode_told(tokenizer, turns, template)
+            labels = encoded.labels
+            assert scene_map in tokenizer.decode(encoded.input_ids)
             paid = "".join(tokenizer.decode([label]) for label in labels if label != IGNORE_INDEX)
             assert paid == "".join(text for speaker, text in turns if speaker == "assistant").replace(" ", "")
     assert maps > 10

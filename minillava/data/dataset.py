@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minillava.conversation import IGNORE_INDEX, Encoded, Turn
-from minillava.data.scene_language import SHORT_PROMPT, captions, questions
+from minillava.data.scene_language import SHORT_PROMPT, captions, questions, roll_call
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.files import inside
@@ -31,7 +31,7 @@ class Sample:
 class SceneSamples:
     """Endless scenes: stage 1 gives a picture and a caption, stage 2 a conversation about it. Sample i is the same on every machine."""
 
-    def __init__(self, stage: int, questions_per_scene: int = 16):
+    def __init__(self, stage: int, questions_per_scene: int = 8):
         self.stage, self.questions_per_scene = stage, questions_per_scene
 
     def __getitem__(self, index: int) -> Sample:
@@ -46,13 +46,14 @@ class SceneSamples:
 
 
 def conversation_about(scene, rng, count: int) -> list[Turn]:
-    """`count` questions and their answers; four times in ten the first asks for short ones, and all are."""
+    """A roll call, and `count` questions before or after it; four times in ten the first of those asks for short answers, and all are."""
     short = rng.random() < 0.4
     turns: list[Turn] = []
     for question in questions(scene, rng, count):
         request = f"{question.text}\n{SHORT_PROMPT}" if short and not turns else question.text
         turns += [("user", request), ("assistant", question.short if short and question.kind != "describe" else question.answer)]
-    return turns
+    call = list(zip(("user", "assistant"), roll_call(scene, rng), strict=True))
+    return turns + call if rng.random() < 0.5 else call + turns
 
 
 class JsonSamples:

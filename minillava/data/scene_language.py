@@ -324,6 +324,27 @@ def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> lis
     return out
 
 
+def roll_call(scene: Scene, rng) -> tuple[str, str]:
+    """(question, answer) about several names at once: which are there, how many of each, or where each is.
+
+    Each verdict stands right after its name: a dense exercise in looking a name up, from which single questions follow.
+    """
+    facts, absent = Facts(scene), []
+    for _ in range(len(facts.count) + 1 + int(4 * rng.random())):
+        absent.append(facts.absent(rng, hard=rng.random() < 0.5, but=absent))
+    names = (*facts.count, *absent)
+    question, verdict = _pick(
+        rng,
+        (
+            ("Which of these are there", {name: "yes" if name in facts.count else "no" for name in names}),
+            ("How many are there of each", {name: NUMBERS[facts.count.get(name, 0)] for name in names}),
+            ("Where is each of these", dict.fromkeys(absent, "nowhere") | {t.name: facts.place(t) for t in facts.single if facts.place(t)}),
+        ),
+    )
+    names = _shuffled(rng, verdict)
+    return f"{question}: {', '.join(names)}?", ", ".join(f"{name} {verdict[name]}" for name in names) + "."
+
+
 def _weighted(rng, kinds) -> str:
     left = rng.random() * sum(KIND_WEIGHTS[kind] for kind in kinds)
     for kind in kinds:
