@@ -237,6 +237,27 @@ def test_questions_are_balanced():
     assert {question.kind for _, question in questions} == set(language.KIND_WEIGHTS)
 
 
+def test_a_roll_call_is_true_of_the_scene():
+    asked = Counter()
+    for seed in range(150):
+        scene = world.sample_scene(seed)
+        question, answer = language.roll_call(scene, np.random.default_rng(seed))
+        what, names = question.removesuffix("?").split(": ")
+        asked[what] += 1
+        count = Counter(thing.name for thing in scene.things)
+        place = {thing.name: world.where(thing) for thing in scene.things}
+        verdicts = answer.removesuffix(".").split(", ")
+        assert len(verdicts) == len(names.split(", "))
+        for name, verdict in zip(names.split(", "), verdicts, strict=True):
+            truth = {
+                "Which of these are there": "yes" if name in count else "no",
+                "How many are there of each": language.NUMBERS[count[name]],
+                "Where is each of these": place.get(name, "nowhere"),
+            }
+            assert verdict == f"{name} {truth[what]}"
+    assert len(asked) == 3 and min(asked.values()) > 30
+
+
 def test_words():
     forms = {"sheep": "sheep", "mouse": "mice", "wolf": "wolves", "bus": "buses", "cherry": "cherries", "toothbrush": "toothbrushes"}
     assert {name: language.plural(name) for name in forms} == forms
