@@ -246,6 +246,7 @@ def test_a_roll_call_is_true_of_the_scene():
         asked[what] += 1
         count = Counter(thing.name for thing in scene.things)
         place = {thing.name: world.where(thing) for thing in scene.things}
+        pair = {f"{a.name} and {b.name}": (world.relation(a, b) or "").split(" ")[-2:][0] for a in scene.things for b in scene.things}
         verdicts = answer.removesuffix(".").split(", ")
         assert len(verdicts) == len(names.split(", "))
         for name, verdict in zip(names.split(", "), verdicts, strict=True):
@@ -253,9 +254,10 @@ def test_a_roll_call_is_true_of_the_scene():
                 "Which of these are there": "yes" if name in count else "no",
                 "How many are there of each": language.NUMBERS[count[name]],
                 "Where is each of these": place.get(name, "nowhere"),
+                "Where is the first, seen from the second": pair.get(name),
             }
             assert verdict == f"{name} {truth[what]}"
-    assert len(asked) == 3 and min(asked.values()) > 30
+    assert len(asked) == 4 and min(asked.values()) > 15
 
 
 def test_words():

@@ -57,6 +57,9 @@ LIVES_IN_WATER = {"fish", "whale", "octopus"}
 ARGUABLE = {"rooster", "penguin", "duck", "frog", "turtle", "crocodile", "flamingo"}  # beside these, nothing is asked on flying or water
 
 
+SIDE = {"to the left of": "left", "to the right of": "right", "above": "above", "below": "below"}
+
+
 def a(name: str) -> str:
     """'a cat', 'an owl'."""
     if name == "food":
@@ -325,7 +328,7 @@ def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> lis
 
 
 def roll_call(scene: Scene, rng) -> tuple[str, str]:
-    """(question, answer) about several names at once: which are there, how many of each, or where each is.
+    """(question, answer) about several names at once: which are there, how many of each, where each is, how pairs of them lie.
 
     Each verdict stands right after its name: a dense exercise in looking a name up, from which single questions follow.
     """
@@ -333,16 +336,16 @@ def roll_call(scene: Scene, rng) -> tuple[str, str]:
     for _ in range(len(facts.count) + 1 + int(4 * rng.random())):
         absent.append(facts.absent(rng, hard=rng.random() < 0.5, but=absent))
     names = (*facts.count, *absent)
-    question, verdict = _pick(
-        rng,
-        (
-            ("Which of these are there", {name: "yes" if name in facts.count else "no" for name in names}),
-            ("How many are there of each", {name: NUMBERS[facts.count.get(name, 0)] for name in names}),
-            ("Where is each of these", dict.fromkeys(absent, "nowhere") | {t.name: facts.place(t) for t in facts.single if facts.place(t)}),
-        ),
-    )
-    names = _shuffled(rng, verdict)
-    return f"{question}: {', '.join(names)}?", ", ".join(f"{name} {verdict[name]}" for name in names) + "."
+    pairs = [_swap(pair, rng) for pair in facts.relations()]
+    calls = [
+        ("Which of these are there", {name: "yes" if name in facts.count else "no" for name in names}),
+        ("How many are there of each", {name: NUMBERS[facts.count.get(name, 0)] for name in names}),
+        ("Where is each of these", dict.fromkeys(absent, "nowhere") | {t.name: facts.place(t) for t in facts.single if facts.place(t)}),
+        ("Where is the first, seen from the second", {f"{one.name} and {other.name}": SIDE[rel] for one, rel, other in pairs}),
+    ]
+    question, verdict = _pick(rng, calls if pairs else calls[:3])
+    asked = _shuffled(rng, verdict)
+    return f"{question}: {', '.join(asked)}?", ", ".join(f"{each} {verdict[each]}" for each in asked) + "."
 
 
 def _weighted(rng, kinds) -> str:
