@@ -35,7 +35,7 @@ class Conversation:
 
     def look_at(self, picture) -> None:
         """Begin anew with this picture, or with none."""
-        self.pixel_values = None if picture is None else self.processor.pixel_values(picture)  # (1, 3, S, S)
+        self.pixels, self.image_tokens = self.processor.pixels(picture), self.processor.image_tokens(picture)
         self.cached: list[int] = []  # the ids whose keys and values the cache holds
         self.reset()
 
@@ -57,8 +57,7 @@ class Conversation:
     def _prompt(self, question: str) -> list[int]:
         """The ids of the whole conversation up to where the answer begins."""
         processor, turns = self.processor, [*self.turns, ("user", question)]
-        pictures = processor.image_tokens if self.pixel_values is not None else 0
-        ids = encode(processor.tokenizer, processor.template, turns, pictures, add_generation_prompt=True).input_ids
+        ids = encode(processor.tokenizer, processor.template, turns, self.image_tokens, add_generation_prompt=True).input_ids
         if len(ids) >= self.cache.capacity:
             remedy = "/reset starts a new conversation" if self.turns else "ask something shorter"
             length = f"{len(ids)} tokens long, with its picture,"
@@ -67,8 +66,7 @@ class Conversation:
 
     def _ids(self, ids: list[int], said: list[int]) -> Iterator[int]:
         """The answer's ids, each noted in `said` as it comes."""
-        inputs = {"input_ids": torch.tensor([ids]), "pixel_values": self.pixel_values}
-        for token_id in generate(self.model, **inputs, cache=self.cache, **self.options):
+        for token_id in generate(self.model, torch.tensor([ids]), **self.pixels, cache=self.cache, **self.options):
             said.append(token_id)
             yield token_id
 

@@ -102,6 +102,7 @@ class LlavaConfig:
     vision_feature_layer: int = -2  # hidden_states[-2]: the output of the last block but one
     vision_feature_select_strategy: str = "default"  # "default" drops CLS, "full" keeps it
     projector_type: str = "mlp2x_gelu"  # "linear" is LLaVA v1, "mlp2x_gelu" LLaVA-1.5
+    image_grid_pinpoints: tuple = ()  # LLaVA-NeXT: the (height, width) that pictures are fitted into; none for LLaVA
 
     @property
     def image_tokens(self) -> int:
@@ -110,20 +111,53 @@ class LlavaConfig:
 
     @classmethod
     def from_hf(cls, values: dict) -> "LlavaConfig":
-        _expect(values, "model_type", ("llava",), "model")
+        if "text_config" not in values and ("mm_projector_type" in values or "mm_vision_tower" in values):
+            return cls.from_original(values)
+        _expect(values, "model_type", ("llava", "llava_next"), "model")
         _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
         _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
         _expect(values, "projector_type", ("linear", "mlp2x_gelu"), "projector_type")
-        vision, text = section(values, "vision_config"), section(values, "text_config")
+        vision, text = section(values, "vision_config") or CLIP_L_336, section(values, "text_config")
         text.setdefault("tie_word_embeddings", values.get("tie_word_embeddings", False))
         image_token_id = values.get("image_token_id", values.get("image_token_index", 32000))
         parts = {"vision_config": VisionConfig.from_hf(vision), "text_config": TextConfig.from_hf(text)}
+        pinpoints = values.get("image_grid_pinpoints", PINPOINTS) if values.get("model_type") == "llava_next" else []
+        parts["image_grid_pinpoints"] = _pinpoints(pinpoints, parts["vision_config"].image_size)
         return _build(cls, {**values, **parts, "image_token_id": image_token_id})
 
+    @classmethod
+    def from_original(cls, values: dict) -> "LlavaConfig":
+        """The config.json of haotian-liu/LLaVA: a LLaMA's, with `mm_` keys; the tower is known by its name alone."""
+        _expect(values, "model_type", ("llava", "llava_llama"), "model")
+        _expect(values, "mm_projector_type", ("linear", "mlp2x_gelu"), "mm_projector_type")
+        _expect(values, "mm_use_im_start_end", (False,), "LLaVA v0, with mm_use_im_start_end")
+        _expect(values, "mm_vision_select_feature", ("patch", "cls_patch"), "mm_vision_select_feature")
+        tower = str(values.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1]
+        _expect({"tower": tower}, "tower", ("clip-vit-large-patch14-336", "clip-vit-large-patch14"), "vision tower")
+        vision = CLIP_L_336 if tower.endswith("336") else {**CLIP_L_336, "image_size": 224}
+        anyres = values.get("image_aspect_ratio") == "anyres"
+        if anyres:
+            _expect(values, "mm_patch_merge_type", ("spatial_unpad",), "mm_patch_merge_type")
+        pinpoints = values.get("image_grid_pinpoints", []) if anyres else []
+        turned = [pair[::-1] if isinstance(pair, list) else pair for pair in pinpoints] if isinstance(pinpoints, list) else pinpoints
+        text = TextConfig.from_hf({**values, "model_type": "llama"})
+        parts = {
+            "vision_config": VisionConfig.from_hf(vision),
+            "text_config": text,
+            "image_token_id": text.vocab_size,  # never embedded: the original's is -200
+            "vision_feature_layer": values.get("mm_vision_select_layer", -2),
+            "vision_feature_select_strategy": "full" if values.get("mm_vision_select_feature") == "cls_patch" else "default",
+            "projector_type": values.get("mm_projector_type", "linear"),
+            "image_grid_pinpoints": _pinpoints(turned, vision["image_size"]),  # the original says (width, height)
+        }
+        return _build(cls, parts)
+
     def to_hf(self) -> dict:
+        anyres = bool(self.image_grid_pinpoints)
         return {
-            "architectures": ["LlavaForConditionalGeneration"],
-            "model_type": "llava",
+            "architectures": ["LlavaNextForConditionalGeneration" if anyres else "LlavaForConditionalGeneration"],
+            "model_type": "llava_next" if anyres else "llava",
+            **({"image_grid_pinpoints": [list(pair) for pair in self.image_grid_pinpoints]} if anyres else {}),
             "vision_config": self.vision_config.to_hf(),
             "text_config": self.text_config.to_hf(),
             "image_token_index": self.image_token_id,
@@ -134,6 +168,26 @@ class LlavaConfig:
             "projector_hidden_act": "gelu",
             "tie_word_embeddings": self.text_config.tie_word_embeddings,
         }
+
+
+# What transformers takes where a LLaVA's config has no vision_config at all, and the pinpoints of LLaVA-NeXT.
+CLIP_L_336 = dict(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14, projection_dim=768
+)
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+MOST_TILES = 64
+
+
+def _pinpoints(pairs, image_size: int) -> tuple[tuple[int, int], ...]:
+    """Checked: whole tiles, and not too many."""
+
+    def fits(pair) -> bool:
+        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(edge, int) and edge >= image_size for edge in pair)
+        return whole and not any(edge % image_size for edge in pair) and pair[0] * pair[1] <= MOST_TILES * image_size**2
+
+    if not isinstance(pairs, list) or not all(map(fits, pairs)):
+        raise UserError(f"config.json: image_grid_pinpoints must be a list of (height, width), each a few times {image_size}, not {str(pairs)[:80]}")
+    return tuple(map(tuple, pairs))
 
 
 def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:

@@ -66,17 +66,19 @@ def generate(
     seed: int | None = None,
     cache: KVCache | None = None,
     eos_token_id: int | list[int] | None = None,
+    image_sizes: Tensor | None = None,
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are chosen, without the end token. For a Llava and for a plain LanguageModel.
 
-    input_ids (1, T), pixel_values (N, 3, S, S). With a `cache` that already holds the first positions of `input_ids`, only the others run;
-    afterwards it holds the prompt and every yielded id but the last (which the next call runs). Ends at the end token (`eos_token_id`, or
-    the model's own), after `max_new_tokens`, or where the context is full. Raises UserError for options out of range and for a prompt that
-    leaves no room to answer; ValueError for pictures that do not fit the prompt.
+    input_ids (1, T), pixel_values (N, 3, S, S), LLaVA-NeXT's with image_sizes (N, 2). With a `cache` that already holds the first positions
+    of `input_ids`, only the others run; afterwards it holds the prompt and every yielded id but the last (which the next call runs). Ends at
+    the end token (`eos_token_id`, or the model's own), after `max_new_tokens`, or where the context is full. Raises UserError for options
+    out of range and for a prompt that leaves no room to answer; ValueError for pictures that do not fit the prompt.
     """
     if len(input_ids) != 1:
         raise ValueError(f"generate answers one prompt, not {len(input_ids)}: generate_batch takes several")
-    steps = _steps(model, input_ids, pixel_values, attention_mask, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache)
+    inputs = (input_ids, pixel_values, attention_mask, image_sizes)
+    steps = _steps(model, inputs, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache)
     ends = _end_ids(model, eos_token_id)
     return _until(ends, (int(ids) for ids in steps))
 
@@ -94,9 +96,11 @@ def generate_batch(
     repetition_penalty: float = 1.0,
     seed: int | None = None,
     eos_token_id: int | list[int] | None = None,
+    image_sizes: Tensor | None = None,
 ) -> list[list[int]]:
     """The answers of several prompts, padded on the left: input_ids (B, T), attention_mask (B, T) with 0 on the padding."""
-    steps = _steps(model, input_ids, pixel_values, attention_mask, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, None)
+    inputs = (input_ids, pixel_values, attention_mask, image_sizes)
+    steps = _steps(model, inputs, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, None)
     ends, answers = _end_ids(model, eos_token_id), [[] for _ in input_ids]
     unfinished = set(range(len(answers)))
     for ids in steps:
@@ -120,10 +124,9 @@ def answer(model, processor, image, question: str, **options) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the steps
-def _steps(
-    model, input_ids, pixel_values, attention_mask, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache
-) -> Iterator[Tensor]:
+def _steps(model, inputs, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, cache) -> Iterator[Tensor]:
     """Check everything at once; then an iterator of (B,) ids, end tokens among them."""
+    input_ids = inputs[0]
     check_options(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
     room = check_room(model, input_ids.shape[1])
     if cache is None:
@@ -131,7 +134,7 @@ def _steps(
     limit = min(max_new_tokens, room, cache.capacity - input_ids.shape[1] + 1)
     device = cache.keys.device
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    inputs = [None if tensor is None else tensor.to(device) for tensor in (input_ids, pixel_values, attention_mask)]
+    inputs = [None if tensor is None else tensor.to(device) for tensor in inputs]
     placeholder = getattr(model.config, "image_token_id", math.inf)
 
     def choose(logits: Tensor, seen: list[Tensor]) -> Tensor:
@@ -141,13 +144,13 @@ def _steps(
             logits = penalize(logits, torch.stack(seen, -1), repetition_penalty)
         return sample(logits, temperature, top_k, top_p, generator)
 
-    return _loop(model, *inputs, cache, choose, limit)
+    return _loop(model, inputs, cache, choose, limit)
 
 
-def _loop(model, input_ids, pixel_values, attention_mask, cache: KVCache, choose, limit: int) -> Iterator[Tensor]:
+def _loop(model, inputs, cache: KVCache, choose, limit: int) -> Iterator[Tensor]:
     # inference_mode belongs to each step: held over a yield, it would leak into the code of whoever asked.
     with torch.inference_mode():
-        logits = _prefill(model, input_ids, pixel_values, attention_mask, cache)
+        logits = _prefill(model, *inputs, cache)
         seen = [choose(logits, [])]
     yield seen[-1]
     for _ in range(limit - 1):
@@ -157,15 +160,17 @@ def _loop(model, input_ids, pixel_values, attention_mask, cache: KVCache, choose
         yield seen[-1]
 
 
-def _prefill(model, input_ids, pixel_values, attention_mask, cache: KVCache) -> Tensor:
+def _prefill(model, input_ids, pixel_values, attention_mask, image_sizes, cache: KVCache) -> Tensor:
     """Run what the cache does not hold yet; the logits of the last position (B, V)."""
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
     rest = input_ids[:, cache.length :]  # (B, T)
     options = {"attention_mask": attention_mask, "cache": cache, "last_only": True}
     if pixel_values is not None:
-        held = int((input_ids[:, : cache.length] == model.config.image_token_id).sum()) // model.config.image_tokens
-        if held < len(pixel_values):  # a picture that the cache holds is not encoded again
-            options["pixel_values"] = pixel_values[held:]
+        held = int((input_ids[:, : cache.length] == model.config.image_token_id).sum())  # a picture that the cache holds is not encoded again
+        if image_sizes is not None and not held:
+            options |= {"pixel_values": pixel_values, "image_sizes": image_sizes}
+        elif image_sizes is None and held // model.config.image_tokens < len(pixel_values):
+            options["pixel_values"] = pixel_values[held // model.config.image_tokens :]
     return model(rest, **options)[:, -1].float()
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minillava.anyres import Tiling, views
 from minillava.config import LlavaConfig
 from minillava.conversation import Template, Turn, encode, find_template
 from minillava.errors import UserError
@@ -38,13 +39,17 @@ class Processor:
     pad: bool = False
     mean: Sequence[float] = CLIP_MEAN
     std: Sequence[float] = CLIP_STD
+    image_grid_pinpoints: tuple = ()  # LLaVA-NeXT's
 
     def __post_init__(self):
         find_template(self.template)
 
-    @property
-    def image_tokens(self) -> int:
-        """P: how many placeholder ids a picture takes."""
+    def image_tokens(self, image: str | Path | Image.Image | None) -> int:
+        """How many placeholder ids a picture takes: P, but in LLaVA-NeXT as many as its shape asks for. None takes none."""
+        if image is None:
+            return 0
+        if self.image_grid_pinpoints:
+            return Tiling.of(open_image(image).size, self.image_grid_pinpoints, self.image_size, self.patch_size).tokens
         return (self.image_size // self.patch_size) ** 2 + (self.vision_feature_select_strategy == "full")
 
     @property
@@ -62,16 +67,19 @@ class Processor:
         Text that holds "<image>" or "</s>" stays text. Raises UserError for speakers out of turn and for a picture that cannot be read.
         """
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
-        image_tokens = 0 if image is None else self.image_tokens
-        ids = encode(self.tokenizer, self.template, turns, image_tokens, add_generation_prompt).input_ids
-        inputs = {"input_ids": torch.tensor([ids], dtype=torch.int64)}  # (1, T)
-        if image is not None:
-            inputs["pixel_values"] = self.pixel_values(image)
-        return inputs
+        picture = None if image is None else open_image(image)
+        ids = encode(self.tokenizer, self.template, turns, self.image_tokens(picture), add_generation_prompt).input_ids
+        return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self.pixels(picture)}  # (1, T)
 
-    def pixel_values(self, image: str | Path | Image.Image) -> Tensor:
-        """One picture for the vision tower: float32 (1, 3, S, S)."""
-        return preprocess(open_image(image), self.image_size, self.pad, self.mean, self.std)[None]  # (1, 3, S, S)
+    def pixels(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
+        """One picture for the model: pixel_values float32 (1, 3, S, S), or LLaVA-NeXT's views (V, 3, S, S) and image_sizes (1, 2)."""
+        if image is None:
+            return {}
+        picture = open_image(image)
+        if not self.image_grid_pinpoints:
+            return {"pixel_values": preprocess(picture, self.image_size, self.pad, self.mean, self.std)[None]}  # (1, 3, S, S)
+        cut = [preprocess(view, self.image_size, False, self.mean, self.std) for view in views(picture, self.image_grid_pinpoints, self.image_size)]
+        return {"pixel_values": torch.stack(cut), "image_sizes": torch.tensor([picture.size])}  # (V, 3, S, S), (1, 2)
 
     # ------------------------------------------------------------------ folders
     @classmethod
@@ -82,7 +90,8 @@ class Processor:
         if tokenizer.image_id != config.image_token_id:
             raise UserError(f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}.")
         vision = config.vision_config
-        return cls(tokenizer, vision.image_size, vision.patch_size, config.vision_feature_select_strategy, **options)
+        strategy, pinpoints = config.vision_feature_select_strategy, config.image_grid_pinpoints
+        return cls(tokenizer, vision.image_size, vision.patch_size, strategy, image_grid_pinpoints=pinpoints, **options)
 
     @classmethod
     def from_folder(cls, folder: str | Path, config: LlavaConfig, template: str | Template | None = None) -> "Processor":

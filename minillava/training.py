@@ -108,7 +108,7 @@ def loss(model, batch: dict[str, Tensor]) -> Tensor:
 
     Position t predicts label t + 1. The head runs on the supervised positions alone.
     """
-    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_features"))  # (B, T, C)
+    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_features"), batch.get("image_sizes"))  # (B, T, C)
     return text_loss(model.language_model, embeds, batch)
 
 
@@ -280,15 +280,15 @@ def train(config: TrainConfig) -> None:
 
     def samples_of(step: int) -> list[tuple[Encoded, Sample]]:
         chosen = [samples[i] for i in samples.indices(step, config.batch_size, config.seed)]
-        return [(encode(processor.tokenizer, speaking.template, s.turns, processor.image_tokens * (s.picture is not None)), s) for s in chosen]
+        return [(encode(processor.tokenizer, speaking.template, s.turns, processor.image_tokens(s.picture)), s) for s in chosen]
 
     groups = LengthGroups(samples_of, lambda sample: len(sample[0].input_ids))
 
     def batch(step: int) -> dict[str, Tensor]:
         rows = groups[step]
         words = collate([encoded for encoded, _ in rows])
-        pictures = [processor.pixel_values(sample.picture) for _, sample in rows if sample.picture is not None]
-        return {**words, "pixel_values": torch.cat(pictures)} if pictures else words
+        pictures = [processor.pixels(sample.picture) for _, sample in rows if sample.picture is not None]
+        return {**words, **{name: torch.cat([picture[name] for picture in pictures]) for name in (pictures[0] if pictures else ())}}
 
     with ThreadPoolExecutor(1) as ahead:  # pictures are made while the model computes
         coming = {}

@@ -50,24 +50,37 @@ LAYOUTS: dict[str, Rules] = {
         ("language_model.model.", "language_model."),
         ("multi_modal_projector.", "projector."),
         *_tower("vision_tower.vision_model."),
+        ("image_newline", "image_newline"),  # LLaVA-NeXT's
     ),
     "transformers 5": (
         ("language_model.lm_head.", "language_model.lm_head."),
         ("language_model.model.", "language_model."),
         ("multi_modal_projector.", "projector."),
         *_tower("vision_tower."),
+        ("image_newline", "image_newline"),  # LLaVA-NeXT's
     ),
     "transformers 4.52": (
         ("lm_head.", "language_model.lm_head."),
         ("model.language_model.", "language_model."),
         ("model.multi_modal_projector.", "projector."),
         *_tower("model.vision_tower.vision_model."),
+        ("model.image_newline", "image_newline"),
     ),
     "transformers 5, in memory": (
         ("lm_head.", "language_model.lm_head."),
         ("model.language_model.", "language_model."),
         ("model.multi_modal_projector.", "projector."),
         *_tower("model.vision_tower."),
+        ("model.image_newline", "image_newline"),
+    ),
+    "original": (  # haotian-liu/LLaVA's
+        ("lm_head.", "language_model.lm_head."),
+        ("model.mm_projector.0.", "projector.linear_1."),
+        ("model.mm_projector.2.", "projector.linear_2."),
+        ("model.mm_projector.", "projector.linear_1."),
+        *_tower("model.vision_tower.vision_tower.vision_model."),
+        ("model.image_newline", "image_newline"),
+        ("model.", "language_model."),
     ),
     "llama": (("lm_head.", "language_model.lm_head."), ("model.", "language_model.")),
     "clip": _tower("vision_model."),

@@ -26,9 +26,9 @@ def counted(model, monkeypatch) -> dict:
         counts["positions"] += embeds.shape[1]
         return hidden_states(embeds, *rest)
 
-    def look(pixel_values):
+    def look(pixel_values, image_sizes=None):
         counts["pictures"] += len(pixel_values)
-        return embed_image(pixel_values)
+        return embed_image(pixel_values, image_sizes)
 
     monkeypatch.setattr(model.language_model, "hidden_states", run)
     monkeypatch.setattr(model, "embed_image", look)

@@ -23,12 +23,12 @@ def answer_all(
 
 
 def left_padded(inputs: list[dict]) -> dict[str, torch.Tensor]:
-    """Single prompts as one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, S, S). The padding is hidden, so any id serves."""
+    """Single prompts as one batch: input_ids, attention_mask (B, T), and their pictures. The padding is hidden, so any id serves."""
     T = max(one["input_ids"].shape[1] for one in inputs)
     ids, mask = torch.zeros(2, len(inputs), T, dtype=torch.int64)
     for row, one in enumerate(inputs):
         length = one["input_ids"].shape[1]
         ids[row, T - length :], mask[row, T - length :] = one["input_ids"][0], 1
     batch = {"input_ids": ids, "attention_mask": mask}
-    pictures = [one["pixel_values"] for one in inputs if "pixel_values" in one]
-    return {**batch, "pixel_values": torch.cat(pictures)} if pictures else batch
+    pictures = {name: [one[name] for one in inputs if name in one] for name in ("pixel_values", "image_sizes")}
+    return batch | {name: torch.cat(tensors) for name, tensors in pictures.items() if tensors}
