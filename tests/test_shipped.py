@@ -12,16 +12,16 @@ FOLDERS = ("tiny", "tiny-stage1", "tiny-vision", "tiny-language")
 CAT = ROOT / "lessons" / "images" / "cat.png"
 
 GOLDEN = {
-    "What is in the picture?": "There is a pear, a pear, a pear, a pear and a pear.",
+    "What is in the picture?": "There is a hamburger, a hamburger, a hamburger, a hamburger and a hamburger.",
     "Is there a cat?": "Yes, there is a cat.",
     "Is there a dog?": "Yes, there is a dog.",
     "How many objects are there?": "There are five objects.",
     "What color is the background?": "The background is red.",
-    "Where is the cat?": "The cat is at the bottom right.",
+    "Where is the cat?": "The cat is at the top left.",
     "Where is the ambulance relative to the cat?": "The ambulance is to the right of the cat.",
-    "What can you eat here?": "You can eat the sandwich.",
-    "Describe the picture.": "There is a pear, a pear, a pear, a pear and a pear. The background is red. The pear is to the right of the pear.",
-    "Hello!": "There is a pineapple, a whale, a whale, a pear and a pear.",
+    "What can you eat here?": "You can eat the egg.",
+    "Describe the picture.": "There is a pretzel, a trophy, a trophy, a trophy and a trophy. The background is red. The trophy is at the top left.",
+    "Hello!": "The fish is at the top left.",
 }
 
 
