@@ -14,7 +14,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.stage is None:
         raise UserError("say which stage: --stage 1 (feature alignment) or --stage 2 (visual instruction tuning)")
-    train(from_flags(TrainConfig, flags, **STAGES[flags.stage]))
+    train(from_flags(TrainConfig, flags, **STAGES[flags.stage].defaults))
 
 
 if __name__ == "__main__":

@@ -1,46 +1,54 @@
 """The tiny world's own "CLIP" and its own "Vicuna": what LLaVA takes ready-made, made here at a small size.
 
-    python -m minillava.pretrain language --out weights/tiny-language     # a LLaMA, from text alone
-    python -m minillava.pretrain vision --out weights/tiny-vision         # a vision tower, from scenes and phrases of their captions
+    python -m minillava.pretrain language --out runs/language     # a LLaMA, from text alone
+    python -m minillava.pretrain vision --out runs/vision         # a vision tower, from scenes and phrases
+    python -m minillava.pretrain all                              # both, then LLaVA's two stages: everything in weights/, from nothing
 
-**language**: scenes told in words, as prose or as a map of 7 x 7 words, and conversations about them in the v1 template. Answers pay loss, and prose
-does; a map, being chance, does not. It answers questions about a scene it is told of before any picture was ever shown to it. The map is the text a
-picture's 49 patches will stand in for, which is why a projector alone (stage 1) can go far. It learns from the simple to the whole: first words in no
-order are to be said again, where nothing but looking back helps, so that heads form that find "the same word, earlier" (induction heads, arXiv
-2209.11895); then roll calls ("cat yes, bus no"); then conversations. From conversations alone it had not learnt to look a name up after 70,000 texts.
+**language** has two lessons. The first is look-up: "cat, bus, tree" is followed by "cat yes, dog no", or by questions, and only the yes or no is
+learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv 2209.11895). They form within
+minutes here, and did not form at all from conversations alone. The second is scenes in words, as prose or as a map of 7 x 7 words, with a
+conversation about each. A map is the text that a picture's 49 patches will later stand in for, which is why a projector alone (stage 1) goes far.
 
-**vision**: CLIP's recipe (arXiv 2103.00020): a tower and a small text encoder learn which text belongs to which picture. With two changes from CLIP's
-successors, because LLaVA reads patches and not the pooled vector: a phrase is compared with every patch and the best ones count (late interaction,
-FILIP, arXiv 2111.07783; a soft maximum here), and each pair of picture and phrase is a yes or no of its own (the sigmoid loss of SigLIP, arXiv
-2303.15343), since "a cat" is true of many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats").
+**vision** is CLIP's recipe (arXiv 2103.00020): a tower and a small text encoder learn which text belongs to which picture. Two changes come from
+CLIP's successors, because LLaVA reads patches and not the pooled vector: a phrase is compared with every patch and the best ones count (late
+interaction, FILIP, arXiv 2111.07783; a soft maximum here), and each pair of picture and phrase is a yes or no of its own (the sigmoid loss of
+SigLIP, arXiv 2303.15343), since "a cat" is true of many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats").
+Positions start as two-dimensional sines and cosines (MAE, arXiv 2111.06377), and each thing's place is among the phrases: without the two the
+features told names but not places.
 """
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from minillava.arguments import Parser, add_flags, from_flags, option
+from minillava.arguments import Parser, add_flags, from_flags
+from minillava.chain import make_all
 from minillava.config import TextConfig, VisionConfig
 from minillava.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
-from minillava.data.dataset import LengthGroups, collate, conversation_about
-from minillava.data.scene_language import captions, describe_in_words, grid_words, phrases
-from minillava.data.scenes import COLOR_NAMES, NAMES, sample_scene
-from minillava.errors import run
+from minillava.data.dataset import LengthGroups, collate
+from minillava.data.facts import a
+from minillava.data.phrases import contrastive_phrases, true_phrases
+from minillava.data.questions import QUESTIONS, conversation
+from minillava.data.scene_in_words import FORMS, in_words
+from minillava.data.scenes import NAMES, sample_scene
+from minillava.errors import UserError, run
+from minillava.eval.probe import probe_tower
+from minillava.eval.scenes import cases, score_in_words
 from minillava.image import preprocess
 from minillava.language_model import LanguageModel
+from minillava.loop import LoopConfig, fit, next_token_loss, supervised_logits
 from minillava.tokenizer import Tokenizer
-from minillava.training import LoopConfig, answers_right, fit, load_parameters, text_loss
 from minillava.vision import VisionLayer, VisionTransformer
-from minillava.weights import save_language_model, save_vision_tower
+from minillava.weights import load_language_model, save_language_model, save_vision_tower
 
 VOCABULARY = 1536
-PHRASES = 6  # pairs that a scene brings to a batch: its names, and others as far as they go
 TINY_TEXT = dict(
     hidden_size=256,
     intermediate_size=640,
@@ -52,10 +60,6 @@ TINY_TEXT = dict(
 )
 TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
-
-AGAIN = 0.15  # share of the steps (of a run from nothing) in which seven of eight samples are words said again; later one of eight is
-CALLS = 0.35  # share of the steps until which the scenes' conversations are roll calls alone
-WORDS = NAMES + COLOR_NAMES
 
 SMALL_TALK = [
     ("Hello!", "Hello! Show me a picture and ask me about it."),
@@ -69,96 +73,158 @@ SMALL_TALK = [
 ]
 
 
-@dataclass(frozen=True)
-class PretrainConfig(LoopConfig):
-    learning_rate: float = option(1.5e-3, LoopConfig.__dataclass_fields__["learning_rate"].metadata["help"])
-    weight_decay: float = option(0.05, LoopConfig.__dataclass_fields__["weight_decay"].metadata["help"])
-    start: str = option("", "folder of an earlier run, whose tokenizer and parameters to start from")
+RECIPES = {
+    "look-up": dict(max_steps=500, batch_size=96, warmup_ratio=0.08, save_every=500),
+    "language": dict(max_steps=1600, batch_size=8, save_every=200),
+    "vision": dict(max_steps=1700, batch_size=64, save_every=200),
+}
+SHARED = dict(optimizer="muon", learning_rate=2e-3, weight_decay=0.05)
 
 
-# ---------------------------------------------------------------------------------------------------------------- language
-def said_again(index: int):
-    """5 to 24 words in no order, then one to three times again, each time from another one on: (turns, kind)."""
-    rng = np.random.default_rng([5, index])
-    words = list(rng.choice(WORDS, rng.integers(5, 25), replace=False))
-    starts = rng.integers(0, len(words), rng.integers(1, 4))
-    again = [word for start in starts for word in words[start:] + words[:start]]
-    return [("user", " ".join(words)), ("assistant", " ".join(again))], TEMPLATE
+# ---------------------------------------------------------------------------------------------------------------- the look-up lesson
+def name_list(index: int, as_questions: bool) -> list[Turn]:
+    """2 to 8 names, then for some of them, and for as many others, whether they are in the list: as another list, or as questions."""
+    rng = np.random.default_rng([11, index])
+    count = int(rng.integers(2, 9))
+    names = list(rng.choice(NAMES, 2 * count, replace=False))
+    listed, absent = names[:count], names[count:]
+    asked = [(name, "yes") if rng.random() < 0.5 else (absent[i], "no") for i, name in enumerate(rng.permutation(listed))]
+    if not as_questions:
+        return [("user", ", ".join(listed)), ("assistant", ", ".join(f"{name} {verdict}" for name, verdict in asked) + ".")]
+    turns = []
+    for name, verdict in asked[:6]:
+        question = QUESTIONS["existence"][int(rng.random() * len(QUESTIONS["existence"]))].format(a=a(name))
+        turns += [("user", question), ("assistant", verdict.capitalize())]
+    return [("user", f"{', '.join(listed)}\n{turns[0][1]}"), *turns[1:]]
 
 
-def told_scene(index: int, questions: int = 8):
-    """A scene told in words and a conversation about it, or (12%) prose alone or a caption after a map, or (2%) small talk: (turns, kind)."""
-    scene, rng = sample_scene(index), np.random.default_rng([0, index])
-    luck = rng.random()
-    if luck < 0.03:
-        return [("user", ""), ("assistant", describe_in_words(scene, rng))], "plain"
-    if luck < 0.12:
-        return [("user", " ".join(grid_words(scene))), ("assistant", captions(scene, rng, 1)[0])], "plain"
-    if luck < 0.14:
-        picks = rng.permutation(len(SMALL_TALK))[:3]
-        return [turn for pick in picks for turn in zip(("user", "assistant"), SMALL_TALK[pick], strict=True)], TEMPLATE
-    told = " ".join(grid_words(scene)) if luck < 0.7 else describe_in_words(scene, rng)
-    (speaker, first), *rest = conversation_about(scene, rng, questions)
-    return [(speaker, f"{told}\n{first}"), *rest], TEMPLATE
+class LookUp:
+    """Batches of name lists, half of them as questions, with loss on the verdict words alone; and how often the last verdicts were right."""
+
+    GATE, WINDOW = 0.97, 20  # accuracy of both forms over so many steps that ends the lesson
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, batch_size: int):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.verdicts = {tokenizer.encode(f"ASSISTANT: {word}")[0][-1] for word in ("yes", "no", "Yes", "No")}
+        self.accuracies = {form: deque(maxlen=self.WINDOW) for form in ("lists", "questions")}
+
+    def samples(self, first: int, count: int) -> list[Encoded]:
+        return [self._encode(name_list(index, as_questions=index % 2 == 1)) for index in range(first, first + count)]
+
+    def _encode(self, turns: list[Turn]) -> Encoded:
+        encoded = encode(self.tokenizer, TEMPLATE, turns)
+        labels = [label if label in self.verdicts else IGNORE_INDEX for label in encoded.labels]
+        return replace(encoded, labels=labels)
+
+    def loss(self, step: int) -> Tensor:
+        """The mean over the step's verdicts, list by list or question by question. The short ones run apart, to save padding."""
+        samples = self.samples(step * self.batch_size, self.batch_size)
+        total, count = 0.0, 0
+        for form, of_form in zip(self.accuracies, (samples[0::2], samples[1::2]), strict=True):
+            of_form, half, right = sorted(of_form, key=lambda sample: len(sample.input_ids)), len(of_form) // 2, []
+            for part in filter(None, (of_form[:half], of_form[half:])):
+                batch = collate(part)
+                logits, targets = supervised_logits(self.model, self.model.embed_tokens(batch["input_ids"]), batch["labels"])
+                total = total + F.cross_entropy(logits, targets, reduction="sum")
+                right.append(logits.argmax(-1) == targets)
+            right = torch.cat(right)
+            count += len(right)
+            self.accuracies[form].append(right.float().mean().item())
+        return total / count
+
+    def accuracy(self, form: str) -> float:
+        return sum(self.accuracies[form]) / self.WINDOW
+
+    def passed(self) -> bool:
+        return all(self.accuracy(form) > self.GATE for form in self.accuracies)
 
 
-def encode_told(tokenizer: Tokenizer, turns: list[Turn], kind: str) -> Encoded:
-    """In the plain template a map stands where the picture's tokens will, and like them pays no loss."""
-    encoded = encode(tokenizer, kind, turns)
-    if kind == "plain" and turns[0][1]:
-        (bos, *caption), (_, *labels) = encoded.input_ids, encoded.labels
-        told = tokenizer.encode(turns[0][1])[0]
-        return Encoded([bos, *told, *caption], [IGNORE_INDEX] * (1 + len(told)) + labels, turns[0][1] + encoded.text)
-    return encoded
+# ---------------------------------------------------------------------------------------------------------------- scenes in words
+def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
+    """A scene in words, half of them as a map, and a conversation about it; once in fifty small talk."""
+    scene, rng = sample_scene(index), np.random.default_rng([3, index])
+    if rng.random() < 0.02:
+        return [turn for pick in rng.permutation(len(SMALL_TALK))[:3] for turn in zip(("user", "assistant"), SMALL_TALK[pick], strict=True)]
+    text = in_words(scene, FORMS[int(rng.random() * len(FORMS))], rng)
+    (speaker, first), *rest = conversation(scene, rng, questions)
+    return [(speaker, f"{text}\n{first}"), *rest]
 
 
 def train_tokenizer(scenes: int = 4000) -> Tokenizer:
     """A vocabulary from what will be read, "USER:" and "ASSISTANT:" among it, so that those are a token and not nine."""
-    told = (render(template, turns) for turns, template in map(told_scene, range(scenes)))
-    return Tokenizer.train((text.replace("</s>", "\n") for text in told), VOCABULARY)
+    turns = [scene_conversation(index) for index in range(scenes)] + [name_list(index, as_questions=False) for index in range(scenes // 4)]
+    return Tokenizer.train((render(TEMPLATE, each).replace("</s>", "\n") for each in turns), VOCABULARY)
 
 
-def find_tokenizer(config: PretrainConfig) -> Tokenizer:
-    return Tokenizer.from_file(config.start) if config.start else train_tokenizer()
-
-
-def pretrain_language(config: PretrainConfig) -> None:
-    tokenizer = find_tokenizer(config)
-    torch.manual_seed(config.seed)
+def new_language_model(tokenizer: Tokenizer) -> LanguageModel:
+    """A LLaMA whose matrices begin as normal numbers of 0.6 / sqrt(inputs); what writes into the residual stream is smaller still (GPT-2)."""
     ids = dict(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
-    model = LanguageModel(TextConfig(**ids, **TINY_TEXT), attention="eager")
+    model = LanguageModel(TextConfig(**ids, **TINY_TEXT))
+    for name, matrix in model.layers.named_parameters():
+        if matrix.ndim == 2:
+            residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(matrix, 0, 0.6 * matrix.shape[1] ** -0.5 * ((2 * len(model.layers)) ** -0.5 if residual else 1.0))
+    return model
 
-    if config.start:
-        load_parameters(config.start, model)
 
-    def told(first: int, again: int, scenes: int, questions: int = 8) -> list[Encoded]:
-        texts = [said_again(index) for index in range(first, first + again)]
-        texts += [told_scene(index, questions) for index in range(first + again, first + again + scenes)]
-        return [encode_told(tokenizer, turns, kind) for turns, kind in texts]
+def pretrain_language(config: LoopConfig) -> None:
+    """The look-up lesson until its gate, then scenes in words. UserError if the gate is never reached."""
+    tokenizer = train_tokenizer()
+    torch.manual_seed(config.seed)
+    look_up_folder = Path(config.out) / "look-up"
+    if (look_up_folder / "model.safetensors").exists():  # written only when the lesson was passed
+        model = load_language_model(look_up_folder, device="cpu", dtype="float32")
+    else:
+        model = new_language_model(tokenizer)
+        learn_to_look_up(model, tokenizer, replace(config, out=str(look_up_folder), resume=False, **RECIPES["look-up"]))
+    learn_scenes(model, tokenizer, config)
+
+
+def learn_to_look_up(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig) -> None:
+    lesson = LookUp(model, tokenizer, config.batch_size)
+
+    def save() -> None:
+        if lesson.passed():
+            save_language_model(model, tokenizer, config.out, "float32")
+
+    fit(model, lesson.loss, config, save, lambda step: {form: round(lesson.accuracy(form), 4) for form in lesson.accuracies}, lesson.passed)
+    if not lesson.passed():
+        raise UserError(f"after {config.max_steps} steps the model cannot look a name up ({lesson.accuracies}); try another --seed")
+
+
+def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig) -> None:
+    """Conversations about scenes in words; as many name lists stay in every step, so that looking up is not forgotten."""
+    look_up = LookUp(model, tokenizer, config.batch_size)
 
     def samples_of(step: int) -> list[Encoded]:
-        """From the simple to the whole: words again, then roll calls, then all questions."""
-        done = step / config.max_steps
-        again = config.batch_size * (7 if done < AGAIN and not config.start else 1) // 8
-        return told((config.seed << 32) + step * config.batch_size, again, config.batch_size - again, 0 if done < CALLS else 8)
+        first = (config.seed << 32) + step * config.batch_size
+        return [encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in range(first, first + config.batch_size)]
 
     groups = LengthGroups(samples_of, lambda sample: len(sample.input_ids))
 
-    def batch_loss(step: int):
-        words = collate(groups[step])
-        return text_loss(model, model.embed_tokens(words["input_ids"]), words)
+    def batch_loss(step: int) -> Tensor:
+        batch = collate(groups[step])
+        return next_token_loss(model, model.embed_tokens(batch["input_ids"]), batch["labels"]) + 0.3 * look_up.loss((1 << 20) + step)
 
-    held_out = collate(told(1 << 40, 0, 64))
-    fit(
-        model,
-        batch_loss,
-        config,
-        save=lambda: save_language_model(model, tokenizer, config.out, "bfloat16"),
-        watch=lambda step: {"answers_right": answers_right(model, model.embed_tokens(held_out["input_ids"]), held_out)},
-    )
+    held_out = cases("val", 40)
+
+    def watch(step: int) -> dict:
+        return {f"as {form}": score_in_words(model, tokenizer, held_out, form) for form in FORMS}
+
+    fit(model, batch_loss, config, lambda: save_language_model(model, tokenizer, config.out, "bfloat16"), watch)
 
 
 # ---------------------------------------------------------------------------------------------------------------- vision
+def position_waves(config: VisionConfig) -> Tensor:
+    """Sines and cosines of each patch's row and column at C / 4 wavelengths from 6 patches to 600: (P, C) (MAE, arXiv 2111.06377)."""
+    quarter, side = config.hidden_size // 4, config.image_size // config.patch_size
+    frequencies = 1 / 100 ** (torch.arange(quarter) / quarter)
+    angles = torch.arange(side)[:, None] * frequencies  # (side, C / 4)
+    waves = torch.cat([angles.sin(), angles.cos()], -1)  # (side, C / 2)
+    rows, columns = waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)
+    return torch.cat([rows, columns], -1).flatten(0, 1)  # (P, C)
+
+
 class PhraseEncoder(nn.Module):
     """The small text encoder on CLIP's other side: token ids (N, T) -> one vector a phrase (N, C). Thrown away after the training."""
 
@@ -172,7 +238,7 @@ class PhraseEncoder(nn.Module):
     def forward(self, ids):
         x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # (N, T, C)
         for layer in self.layers:
-            x = layer(x, "eager")
+            x = layer(x, "sdpa")
         return self.projection(self.norm(x.mean(1)))  # (N, out)
 
 
@@ -182,8 +248,11 @@ class ContrastivePair(nn.Module):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         width = TINY_VISION.hidden_size
-        self.vision_tower = VisionTransformer(TINY_VISION, feature_layer=-1, attention="eager")
+        self.vision_tower = VisionTransformer(TINY_VISION, feature_layer=-1)
         self.vision_tower.post_layernorm.requires_grad_(False)  # for CLIP's pooled CLS, which no one asks for here
+        with torch.no_grad():
+            self.vision_tower.embeddings.position_embedding.weight[1:] = position_waves(TINY_VISION)
+            self.vision_tower.embeddings.patch_embedding.weight.mul_(1.5)  # or the waves, of size 0.7, would drown the patches
         self.visual_projection = nn.Linear(width, width)
         self.phrases = PhraseEncoder(tokenizer.vocab_size, out=width)
         self.log_scale, self.bias = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-10.0))
@@ -201,17 +270,15 @@ class ContrastivePair(nn.Module):
 
 
 def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
-    """pixel_values (B, 3, S, S), phrase ids (N, T), truth (B, N) of the scenes first..first + size - 1; a phrase stands once in it."""
+    """pixel_values (B, 3, 112, 112), phrase ids (phrases, T), truth (B, phrases) of the scenes first..first + size - 1; a phrase stands once."""
     scenes = [sample_scene(index) for index in range(first, first + size)]
     rng = np.random.default_rng([7, first])
-    told = [phrases(scene, rng) for scene in scenes]
     column: dict[str, int] = {}
-    for pairs in told:
-        for phrase in (phrase for pair in pairs[:PHRASES] for phrase in pair):
+    for scene in scenes:
+        for phrase in (phrase for pair in contrastive_phrases(scene, rng) for phrase in pair):
             column.setdefault(phrase, len(column))
-    true = torch.zeros(size, len(column), dtype=torch.bool)
-    for row, pairs in enumerate(told):
-        true[row, [column[phrase] for phrase, _ in pairs if phrase in column]] = True
+    truths = [true_phrases(scene) for scene in scenes]
+    true = torch.tensor([[phrase in truth for phrase in column] for truth in truths])
     ids = [tokenizer.encode(phrase)[0] for phrase in column]
     longest = max(map(len, ids))
     ids = torch.tensor([row + [tokenizer.pad_id] * (longest - len(row)) for row in ids])
@@ -219,39 +286,33 @@ def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
     return pixel_values, ids, true
 
 
-def pretrain_vision(config: PretrainConfig) -> None:
-    tokenizer = find_tokenizer(config)
+def pretrain_vision(config: LoopConfig) -> None:
+    tokenizer = train_tokenizer()
     torch.manual_seed(config.seed)
     pair = ContrastivePair(tokenizer)
-    if config.start:
-        load_parameters(config.start, pair)
-    held_out = phrase_batch(tokenizer, 1 << 40, 128)
 
-    def batch_loss(step: int):
+    def batch_loss(step: int) -> Tensor:
         return pair.loss(*phrase_batch(tokenizer, (config.seed << 32) + step * config.batch_size, config.batch_size))
-
-    @torch.inference_mode()
-    def watch(step: int) -> dict:
-        pixel_values, ids, true = held_out
-        said = pair.scores(pixel_values, ids) > 0
-        hits = (said & true).sum().item()
-        return {"phrase_recall": round(hits / true.sum().item(), 4), "phrase_precision": round(hits / max(1, said.sum().item()), 4)}
 
     def save() -> None:
         save_vision_tower(pair.vision_tower, config.out, "bfloat16")
         tokenizer.save(Path(config.out) / "tokenizer.json")
 
-    fit(pair, batch_loss, config, save, watch)
+    fit(pair, batch_loss, config, save, lambda step: {"probe": probe_tower(pair.vision_tower)})
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("language", "vision"))
-    add_flags(parser, PretrainConfig)
+    parser.add_argument("part", choices=("language", "vision", "all"))
+    parser.add_argument("--ignore-gates", action="store_true", help="all: go on with a part whose figures are below its gate")
+    add_flags(parser, LoopConfig)
     flags = parser.parse_args(argv)
-    config = from_flags(PretrainConfig, flags)
-    if not config.out:
-        config = from_flags(PretrainConfig, flags, out=str(Path("weights") / f"tiny-{flags.part}"))
+    if flags.part == "all":
+        given = [item.name for item in fields(LoopConfig) if item.name != "out" and getattr(flags, item.name) is not None]
+        if given:
+            raise UserError(f"all runs every part with its own settings: --{given[0].replace('_', '-')} is for a single part")
+        return make_all(flags.out or "runs/tiny", flags.ignore_gates)
+    config = from_flags(LoopConfig, flags, **{"out": f"runs/{flags.part}", **SHARED, **RECIPES[flags.part]})
     {"language": pretrain_language, "vision": pretrain_vision}[flags.part](config)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minillava.conversation import IGNORE_INDEX, Encoded, Turn
-from minillava.data.scene_language import SHORT_PROMPT, captions, questions, roll_call
+from minillava.data.questions import caption_request, conversation
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.files import inside
@@ -29,31 +29,19 @@ class Sample:
 
 
 class SceneSamples:
-    """Endless scenes: stage 1 gives a picture and a caption, stage 2 a conversation about it. Sample i is the same on every machine."""
+    """Endless scenes: stage 1 asks for a list or a description, stage 2 holds a conversation. Sample i is the same on every machine."""
 
-    def __init__(self, stage: int, questions_per_scene: int = 8):
-        self.stage, self.questions_per_scene = stage, questions_per_scene
+    def __init__(self, stage: int):
+        self.make_turns = {1: caption_request, 2: conversation}[stage]
+        self.stage = stage
 
     def __getitem__(self, index: int) -> Sample:
-        scene, rng = sample_scene(index), np.random.default_rng([self.stage, index])
-        if self.stage == 1:
-            return Sample([("user", ""), ("assistant", captions(scene, rng, 1)[0])], scene.render())
-        return Sample(conversation_about(scene, rng, self.questions_per_scene), scene.render())
+        scene = sample_scene(index)
+        return Sample(self.make_turns(scene, np.random.default_rng([self.stage, index])), scene.render())
 
     def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
         first = (seed << 32) + step * batch_size  # each seed has its own scenes
         return list(range(first, first + batch_size))
-
-
-def conversation_about(scene, rng, count: int) -> list[Turn]:
-    """A roll call, and `count` questions before or after it; four times in ten the first of those asks for short answers, and all are."""
-    short = rng.random() < 0.4
-    turns: list[Turn] = []
-    for question in questions(scene, rng, count):
-        request = f"{question.text}\n{SHORT_PROMPT}" if short and not turns else question.text
-        turns += [("user", request), ("assistant", question.short if short and question.kind != "describe" else question.answer)]
-    call = list(zip(("user", "assistant"), roll_call(scene, rng), strict=True))
-    return turns + call if rng.random() < 0.5 else call + turns
 
 
 class JsonSamples:

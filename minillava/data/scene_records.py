@@ -1,7 +1,7 @@
 """Scenes as files: pictures, LLaVA's conversation JSON, and the captions and boxes from which a text-only teacher can write more.
 
-python -m minillava.data.scenes --count 1000 --out FOLDER [--split val] [--start 5000]
-python -m minillava.data.scenes --preview sheet.png
+python -m minillava.data --count 1000 --out FOLDER [--split val] [--start 5000]
+python -m minillava.data --preview sheet.png
 """
 
 import io
@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from minillava.arguments import Parser
-from minillava.data.scene_language import captions, questions
+from minillava.data.facts import captions
+from minillava.data.questions import conversation
 from minillava.data.scenes import SPLITS, Scene, sample_scene
-from minillava.errors import UserError, run
+from minillava.errors import UserError
 from minillava.files import write_atomically
 
 
@@ -41,12 +42,10 @@ def records(count: int, folder: str | Path, split: str = "train", start: int = 0
 
 
 def _conversation(scene: Scene, rng) -> list[dict[str, str]]:
-    """Two to six questions, the picture before the first, some of them asking for a short answer."""
-    turns = []
-    for question in questions(scene, rng, n=int(rng.integers(2, 7)), short=0.2):
-        image = "" if turns else "<image>\n"
-        turns += [{"from": "human", "value": image + question.text}, {"from": "gpt", "value": question.answer}]
-    return turns
+    """Two to six questions in LLaVA's JSON, the picture before the first."""
+    (speaker, first), *rest = conversation(scene, rng, count=int(rng.integers(2, 7)))
+    turns = [(speaker, "<image>\n" + first), *rest]
+    return [{"from": {"user": "human", "assistant": "gpt"}[speaker], "value": text} for speaker, text in turns]
 
 
 def _png(image: Image.Image) -> bytes:
@@ -69,12 +68,8 @@ def preview(split: str = "train", start: int = 0, columns: int = 6, rows: int = 
     return sheet
 
 
-def main() -> int:
-    return run(_main, "scenes")
-
-
-def _main() -> None:
-    parser = Parser(prog="scenes", description="Write scenes of the tiny world to files.")
+def main() -> None:
+    parser = Parser(prog="data", description="Write scenes of the tiny world to files.")
     parser.add_argument("--count", type=int, default=1000, help="how many scenes (default 1000)")
     parser.add_argument("--out", help="folder for images/, conversations.json and scenes.jsonl")
     parser.add_argument("--split", choices=SPLITS, default="train", help="train, val, or pairs: names never together in the others")

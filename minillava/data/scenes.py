@@ -1,9 +1,8 @@
 """The tiny world: emoji scenes whose objects, boxes and backgrounds are known exactly, as COCO knows its own.
 
 A scene is a background (one named colour, one pattern) and 1 to 5 things. `sample_scene` draws it from a seed, `Scene.pixels` paints it:
-(seed, split, size) -> uint8 (S, S, 3). What can be said about a scene is in `scene_language.py`; `scene_records.py` writes scenes to files:
-
-    python -m minillava.data.scenes --count 1000 --out FOLDER
+(seed, split, size) -> uint8 (size, size, 3). What can be said about a scene is in the modules beside this one; `python -m minillava.data` writes
+scenes to files.
 
 Coordinates are pixels of the scene, x to the right and y down; a box is (x1, y1, x2, y2), the right and lower edges excluded.
 """
@@ -378,9 +377,3 @@ def _apart(things: list[Thing]) -> bool:
             if math.hypot(a.x - things[j].x, a.y - things[j].y) < MIN_DISTANCE or iou(boxes[i], boxes[j]) > MAX_IOU:
                 return False
     return True
-
-
-if __name__ == "__main__":
-    from minillava.data.scene_records import main  # imported here, for it imports this module
-
-    raise SystemExit(main())

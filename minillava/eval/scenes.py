@@ -1,7 +1,7 @@
 """How well a model knows the tiny world: accuracy for each kind of question on scenes that no training saw.
 
     python -m minillava.eval.scenes                                        # weights/tiny, blind, after stage 1, and on unseen pairs
-    python -m minillava.eval.scenes --language weights/tiny-language       # the language model alone, told of the scenes in words
+    python -m minillava.eval.scenes --language weights/tiny-language       # the language model alone, which reads the scenes in words
 
 "blind" is the same model shown a plain grey picture: what questions give away by themselves. "unseen pairs" are scenes with two things that never
 stood in one training scene. An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions
@@ -19,7 +19,9 @@ from PIL import Image
 
 from minillava import weights
 from minillava.arguments import Parser
-from minillava.data.scene_language import Question, describe_in_words, grid_words, names_in, parse_answer, questions
+from minillava.data.answers import names_in, parse_answer
+from minillava.data.questions import Question, questions
+from minillava.data.scene_in_words import FORMS, in_words
 from minillava.data.scenes import Scene, sample_scene
 from minillava.errors import run
 from minillava.eval.answer import answer_all
@@ -72,19 +74,18 @@ def score(asked: list[Case], answers: list[str]) -> dict[str, float]:
     return {kind: right[kind] / total[kind] for kind in TITLES if total[kind]}
 
 
-def see(model, processor, asked: list[Case], blind: bool = False, title: str = "") -> dict[str, float]:
+def score_pictures(model, processor, asked: list[Case], blind: bool = False, title: str = "") -> dict[str, float]:
     """The score of a LLaVA that is shown the scenes, or, `blind`, a grey picture each time."""
     grey = Image.new("RGB", (asked[0].scene.size,) * 2, GREY)
     return score(asked, answer_all(model, processor, [(case.question.text, grey if blind else case.scene.render()) for case in asked], title=title))
 
 
-def told(model, processor, asked: list[Case], how: str) -> dict[str, float]:
-    """The score of a language model that reads of the scenes, as "prose" or as a "map" of words."""
-
-    def words(scene: Scene) -> str:
-        return describe_in_words(scene, np.random.default_rng(scene.seed)) if how == "prose" else " ".join(grid_words(scene))
-
-    return score(asked, answer_all(model, processor, [(f"{words(case.scene)}\n{case.question.text}", None) for case in asked], title=how))
+def score_in_words(language_model, tokenizer: Tokenizer, asked: list[Case], form: str) -> dict[str, float]:
+    """The score of a language model that reads the scenes as "prose" or as a "map" of words."""
+    processor = Processor(tokenizer, image_size=1, patch_size=1)  # never shown a picture
+    texts = [in_words(case.scene, form, np.random.default_rng(case.scene.seed)) for case in asked]
+    prompts = [(f"{text}\n{case.question.text}", None) for text, case in zip(texts, asked)]
+    return score(asked, answer_all(language_model, processor, prompts, title=form))
 
 
 def table(columns: dict[str, dict[str, float]], asked: list[Case]) -> str:
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="eval.scenes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="weights/tiny", help="a LLaVA (default weights/tiny)")
     parser.add_argument("--stage1", default="weights/tiny-stage1", help="the same after stage 1 alone; '' leaves the column out")
-    parser.add_argument("--language", help="instead: a language model, told of the scenes in words")
+    parser.add_argument("--language", help="instead: a language model, which reads the scenes in words")
     parser.add_argument("--scenes", type=int, default=500, help="held-out scenes a column (default 500)")
     parser.add_argument("--max-objects", type=int, default=4, choices=range(2, 6), help="objects in a scene, at most (default 4)")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
@@ -108,15 +109,17 @@ def main(argv: list[str] | None = None) -> None:
     asked = cases("val", flags.scenes, flags.max_objects)
     if flags.language:
         model, tokenizer = weights.load_language_model(flags.language), Tokenizer.from_file(weights.find_folder(flags.language))
-        processor = Processor(tokenizer, image_size=1, patch_size=1)
-        columns = {f"told as {how}": told(model, processor, asked, how) for how in ("prose", "map")}
+        columns = {f"as {form}": score_in_words(model, tokenizer, asked, form) for form in FORMS}
     else:
         model, processor = weights.load(flags.weights)
         pairs = cases("pairs", flags.scenes, flags.max_objects)
-        columns = {"sees": see(model, processor, asked, title="sees"), "unseen pairs": see(model, processor, pairs, title="pairs")}
-        columns["blind"] = see(model, processor, asked, blind=True, title="blind")
+        columns = {
+            "sees": score_pictures(model, processor, asked, title="sees"),
+            "unseen pairs": score_pictures(model, processor, pairs, title="pairs"),
+            "blind": score_pictures(model, processor, asked, blind=True, title="blind"),
+        }
         if flags.stage1:
-            columns["stage 1 only"] = see(*weights.load(flags.stage1), asked, title="stage 1")
+            columns["stage 1 only"] = score_pictures(*weights.load(flags.stage1), asked, title="stage 1")
     print(json.dumps(columns) if flags.json else table(columns, asked))
 
 

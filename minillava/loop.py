@@ -1,0 +1,202 @@
+"""The training loop that every training of the project shares: schedule, optimizers, metrics, checkpoints.
+
+Which samples a step trains on follows from the seed and the step's number alone, and there is no dropout: a run that was killed and resumed is
+the run that was never stopped, bit for bit (on the CPU).
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minillava.arguments import option
+from minillava.checkpoint import load_checkpoint, save_checkpoint
+from minillava.conversation import IGNORE_INDEX
+from minillava.errors import UserError
+from minillava.files import write_atomically
+from minillava.muon import Muon
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What every training needs to know."""
+
+    out: str = option("", "folder for the weights, metrics.jsonl, loss.png and the checkpoint")
+    max_steps: int = option(1000, "optimizer steps")
+    batch_size: int = option(32, "samples a step")
+    optimizer: str = option("adamw", "adamw, as the papers, or muon for the matrices inside blocks and projector", choices=("adamw", "muon"))
+    learning_rate: float = option(1e-3, "peak of the schedule: warm-up, then half a cosine down to 0")
+    warmup_ratio: float = option(0.03, "share of the steps in which the learning rate rises")
+    weight_decay: float = option(0.0, "of matrices only")
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
+    save_every: int = option(500, "steps between checkpoints")
+    seed: int = option(0, "of the new weights and of the samples' order")
+    dtype: str = option("auto", "of the matrix products: float32, bfloat16 (weights stay float32), or auto: bfloat16 where the machine has it")
+    resume: bool = option(False, "go on from the checkpoint in --out")
+
+    def __post_init__(self):
+        for name in ("max_steps", "batch_size", "save_every"):
+            self._expect(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            self._expect(name, 0 < getattr(self, name) < math.inf, "above 0")
+        self._expect("warmup_ratio", 0 <= self.warmup_ratio <= 1, "from 0 to 1")
+        self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
+        self._expect("dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
+
+    def _expect(self, name: str, fits: bool, allowed: str) -> None:
+        if not fits:
+            raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {getattr(self, name)}")
+
+    def settings(self) -> dict:
+        """What makes the run the run it is: everything but where it lies and how often it is saved."""
+        return {name: value for name, value in asdict(self).items() if name not in ("out", "resume", "save_every")}
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warmup = max(1, round(config.max_steps * config.warmup_ratio))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.max_steps - warmup)))
+
+
+def autocast(dtype: str, device: torch.device):
+    """Matrix products in bfloat16 where that is faster; weights, norms and the loss stay in float32."""
+    if dtype == "auto":
+        fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        dtype = "bfloat16" if fast else "float32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def make_optimizers(module: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for every trained parameter, or Muon for the weights of linear layers and AdamW for the rest.
+
+    Muon is for maps between hidden vectors: the linear layers of blocks and projector. Embeddings and the head, whose rows belong to single
+    tokens, are AdamW's, as are norms and biases, which are no matrices. Norms and biases do not decay.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    linear = {m.weight for name, m in module.named_modules() if isinstance(m, nn.Linear) and not name.endswith("lm_head")}
+    hidden = [p for p in trained if p in linear] if config.optimizer == "muon" else []
+    taken = set(hidden)
+    rest = [p for p in trained if p not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.0 if hidden else config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.95), eps=1e-8)
+    return [adamw, Muon(hidden, lr=0.0, weight_decay=config.weight_decay)] if hidden else [adamw]
+
+
+def supervised_logits(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (tokens, V) in float32 and targets (tokens,) of the supervised tokens: position t predicts label t + 1.
+
+    inputs_embeds (B, T, C), labels (B, T) with -100 where there is no loss. The head runs on the supervised positions alone.
+    """
+    hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
+    targets = labels[:, 1:]
+    supervised = targets != IGNORE_INDEX  # (B, T - 1)
+    return language_model.logits(hidden[:, :-1][supervised]).float(), targets[supervised]
+
+
+def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of the supervised tokens. Raises ValueError where no token is supervised."""
+    logits, targets = supervised_logits(language_model, inputs_embeds, labels, attention_mask)
+    if not len(targets):
+        raise ValueError("no token of this batch is supervised: every label is -100")
+    return F.cross_entropy(logits, targets)
+
+
+def fit(
+    module: nn.Module,
+    batch_loss: Callable[[int], Tensor],
+    config: LoopConfig,
+    save: Callable[[], None],
+    watch: Callable[[int], dict],
+    finished: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train the parameters of `module` that require a gradient.
+
+    `batch_loss(step)` computes the loss of the step's batch; `save()` writes the weights folder; `watch(step)`, at each save, returns further
+    figures for the log; `finished()`, after each step, may end the training before its last one.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimizers = make_optimizers(module, config)
+    device = next(iter(parameters.values())).device
+    first = load_checkpoint(out, parameters, optimizers, config.settings()) if config.resume else 0
+    metrics = Metrics(out / "metrics.jsonl", first)
+    bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, unit="step", dynamic_ncols=True, mininterval=1)
+    for step in bar:
+        began = time.perf_counter()
+        rate = learning_rate(step, config)
+        with autocast(config.dtype, device):
+            loss = batch_loss(step)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise UserError(f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data")
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - began
+        metrics.add(step=step, loss=loss.item(), lr=rate, grad_norm=norm.item(), seconds=round(seconds, 3))
+        bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
+        last = finished() or step + 1 == config.max_steps
+        if last or (step + 1) % config.save_every == 0:
+            figures = watch(step)
+            metrics.add(step=step, **figures)
+            bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}")
+            for name, value in figures.items():
+                bar.write(f"  {name}: {value}")
+            metrics.flush()
+            metrics.plot(out / "loss.png")
+            save()
+            save_checkpoint(out, parameters, optimizers, step + 1, config.settings())  # last, so that it never counts a save that was not made
+        if last:
+            return
+    save()  # a finished run, resumed, writes its weights again
+
+
+class Metrics:
+    """metrics.jsonl: one JSON object a step; written at each save, so that it never runs ahead of the checkpoint."""
+
+    def __init__(self, path: Path, first: int):
+        self.path, self.rows, self.smooth_loss = path, [], None
+        if first and path.exists():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            self.rows = [row for row in rows if row["step"] < first]
+
+    def add(self, **row) -> None:
+        self.rows.append(row)
+        if "loss" in row:
+            self.smooth_loss = row["loss"] if self.smooth_loss is None else 0.98 * self.smooth_loss + 0.02 * row["loss"]
+
+    def flush(self) -> None:
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def plot(self, path: Path) -> None:
+        """The loss as a picture, where matplotlib is installed."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            return
+        rows = [row for row in self.rows if "loss" in row]
+        figure = Figure(figsize=(7, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=0.6, alpha=0.4)
+        window = max(1, len(rows) // 50)
+        means = [sum(row["loss"] for row in rows[i : i + window]) / len(rows[i : i + window]) for i in range(0, len(rows), window)]
+        axes.plot([rows[i]["step"] for i in range(0, len(rows), window)], means, linewidth=1.8)
+        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=110)
