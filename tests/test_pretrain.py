@@ -1,7 +1,8 @@
-"""The tiny world's own CLIP and Vicuna: what they are told is true, the loss is the formula, and both learn."""
+"""The tiny world's own CLIP and Vicuna: what they read is true, the loss is the formula, and both learn."""
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,10 +10,27 @@ import torch
 
 from minillava import weights
 from minillava.conversation import IGNORE_INDEX
-from minillava.data.scene_language import grid_words, names_in
+from minillava.data.answers import names_in
+from minillava.data.scene_in_words import grid_words
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
-from minillava.pretrain import ContrastivePair, PretrainConfig, encode_told, main, phrase_batch, said_again, told_scene, train_tokenizer
+from minillava.eval.probe import probe_tower
+from minillava.eval.scenes import cases
+from minillava.loop import LoopConfig
+from minillava.pretrain import (
+    SMALL_TALK,
+    TINY_VISION,
+    ContrastivePair,
+    LookUp,
+    learn_to_look_up,
+    main,
+    name_list,
+    new_language_model,
+    phrase_batch,
+    position_waves,
+    scene_conversation,
+    train_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,45 +43,69 @@ def test_names_and_the_roles_are_few_tokens(tokenizer):
     assert tokenizer.decode(tokenizer.encode("Is there a fire engine at the top left?")[0]) == "Is there a fire engine at the top left?"
 
 
-def test_what_the_language_model_is_told_is_the_scene():
-    kinds = set()
-    for index in range(120):
-        turns, kind = told_scene(index)
-        kinds.add(kind)
+def test_a_scene_in_words_comes_before_its_conversation():
+    forms, small_talk = Counter(), 0
+    for index in range(150):
+        turns = scene_conversation(index)
         assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2)
-        truth = {thing.name for thing in sample_scene(index).things}
-        if kind == "plain":
-            assert set(names_in(turns[1][1])) <= truth
-        elif "\n" in turns[0][1]:
-            assert truth <= set(names_in(turns[0][1]))
-    assert kinds == {"plain", "llava_hf"}
+        text, newline, _ = turns[0][1].partition("\n")
+        if not newline:
+            small_talk += turns[0] in {("user", question) for question, _ in SMALL_TALK}
+            continue
+        scene = sample_scene(index)
+        assert {thing.name for thing in scene.things} <= set(names_in(text))
+        forms["map" if text == " ".join(grid_words(scene)) else "prose"] += 1
+    assert 50 < forms["map"] < 100 and sum(forms.values()) + small_talk == 150 and small_talk >= 1
 
 
-def test_words_said_again_are_the_words():
-    lengths = set()
-    for index in range(40):
-        (_, first), (_, again) = said_again(index)[0]
-        lengths.add(round(len(again) / len(first)))
-        assert len(again.split()) % len(first.split()) == 0
-        while again:  # each time round is the first time, begun elsewhere
-            part, again = again[: len(first)], again[len(first) + 1 :]
-            assert part in f"{first} {first}" and sorted(part.split()) == sorted(first.split())
-    assert lengths == {1, 2, 3}
+@pytest.mark.parametrize("as_questions", [False, True])
+def test_verdicts_say_which_names_are_in_the_list(as_questions):
+    verdicts = Counter()
+    for index in range(60):
+        turns = name_list(index, as_questions)
+        listed = turns[0][1].split("\n")[0].split(", ")
+        if as_questions:
+            pairs = [(names_in(question.split("\n")[-1])[0], answer) for (_, question), (_, answer) in zip(turns[::2], turns[1::2])]
+        else:
+            pairs = [each.rsplit(" ", 1) for each in turns[1][1].removesuffix(".").split(", ")]
+        for name, verdict in pairs:
+            assert (verdict.lower() == "yes") == (name in listed)
+            verdicts[verdict.lower()] += 1
+        assert len({name for name, _ in pairs}) == len(pairs)
+    assert abs(verdicts["yes"] / verdicts.total() - 0.5) < 0.1
 
 
-def test_a_map_is_not_supervised(tokenizer):
-    maps = 0
-    for index in range(30):
-        (turns, template), scene_map = told_scene(index), " ".join(grid_words(sample_scene(index)))
-        if turns[0][1].startswith(scene_map):
-            maps += 1
-            encoded = encode_told(tokenizer, turns, template)
-            labels = encoded.labels
-            assert scene_map in tokenizer.decode(encoded.input_ids)
-            paid = "".join(tokenizer.decode([label]) for label in labels if label != IGNORE_INDEX)
-            answers = "".join(text for speaker, text in turns if speaker == "assistant").replace(" ", "")
-            assert paid == answers + "\n" * (template == "plain")
-    assert maps > 10
+def test_only_verdicts_are_learnt_and_accuracy_is_theirs(tokenizer):
+    torch.manual_seed(0)
+    lesson = LookUp(new_language_model(tokenizer), tokenizer, batch_size=6)
+    samples = lesson.samples(0, 12)
+    for sample in samples:
+        words = [tokenizer.decode([label]).strip().lower() for label in sample.labels if label != IGNORE_INDEX]
+        assert words and set(words) <= {"yes", "no"}
+    assert not lesson.passed()
+    for _ in range(lesson.WINDOW):
+        lesson.loss(0)
+    assert all(0 <= lesson.accuracy(form) <= 1 for form in lesson.accuracies) and not lesson.passed()
+    for rights in lesson.accuracies.values():
+        rights.extend([1.0] * lesson.WINDOW)
+    assert lesson.passed()
+
+
+def test_a_look_up_lesson_that_fails_says_so_and_leaves_no_model(tokenizer, tmp_path):
+    settings = LoopConfig(out=str(tmp_path), max_steps=2, batch_size=4, optimizer="muon")
+    with pytest.raises(UserError, match="after 2 steps the model cannot look a name up"):
+        learn_to_look_up(new_language_model(tokenizer), tokenizer, settings)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_positions_start_as_waves_that_tell_rows_from_columns(tokenizer):
+    waves = position_waves(TINY_VISION)
+    assert torch.equal(ContrastivePair(tokenizer).vision_tower.embeddings.position_embedding.weight[1:], waves)
+    grid = waves.view(7, 7, -1)
+    half = grid.shape[-1] // 2
+    assert torch.equal(grid[3, 0, :half], grid[3, 6, :half]) and torch.equal(grid[0, 3, half:], grid[6, 3, half:])
+    distance = torch.cdist(waves, waves)
+    assert (distance + 9 * torch.eye(49)).min() > 0.5  # no two patches alike
 
 
 def test_phrases_are_judged_for_every_picture_of_the_batch(tokenizer):
@@ -76,6 +118,8 @@ def test_phrases_are_judged_for_every_picture_of_the_batch(tokenizer):
             words = phrase.split(" ", 1)
             if words[0] in ("a", "an") and names_in(phrase) == [words[1]]:  # a phrase that only names
                 assert bool(true[row, column]) == (words[1] in present), phrase
+    places = [column for column, phrase in enumerate(phrases) if " at the " in phrase or " in the middle" in phrase]
+    assert places and true[:, places].any(1).sum() > 5
 
 
 def test_the_loss_is_the_formula(tokenizer):
@@ -95,21 +139,24 @@ def test_the_loss_is_the_formula(tokenizer):
 
 
 @pytest.mark.parametrize("part", ["language", "vision"])
-def test_both_learn_and_leave_a_folder_that_loads(part, tmp_path, monkeypatch):
+def test_both_learn_leave_a_folder_that_loads_and_resume(part, tmp_path, monkeypatch):
     from minillava import pretrain
 
     monkeypatch.setattr(pretrain, "train_tokenizer", lambda: train_tokenizer(scenes=100))
-    first, again = tmp_path / "first", tmp_path / "again"
-    settings = ["--batch-size", "4", "--save-every", "25", "--learning-rate", "0.002", "--dtype", "float32"]
-    main([part, "--out", str(first), "--max-steps", "25", *settings])
-    {"language": weights.load_language_model, "vision": weights.load_vision_tower}[part](first)
-    main([part, "--start", str(first), "--out", str(again), "--max-steps", "1", *settings])  # the same first batch, with what was learnt
-    before, after = (json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["loss"] for out in (first, again))
-    assert after < 0.9 * before
+    monkeypatch.setattr(pretrain, "cases", lambda split, scenes: cases(split, 2))
+    monkeypatch.setattr(pretrain, "probe_tower", lambda tower: probe_tower(tower, count=20))
+    monkeypatch.setattr(LookUp, "GATE", -1.0)  # one step of the look-up lesson passes
+    monkeypatch.setattr(LookUp, "WINDOW", 1)
+    settings = ["--batch-size", "4", "--save-every", "10", "--dtype", "float32", "--max-steps", "20", "--out", str(tmp_path)]
+    main([part, *settings])
+    {"language": weights.load_language_model, "vision": weights.load_vision_tower}[part](tmp_path)
+    losses = [row["loss"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    assert len(losses) == 20 and sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    before = (tmp_path / "model.safetensors").read_bytes()
+    main([part, *settings, "--resume"])
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_nothing_to_start_from_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"tokenizer\.json"):
-        main(["vision", "--start", str(tmp_path), "--out", str(tmp_path / "out")])
-    with pytest.raises(UserError, match="max-steps must be"):
-        PretrainConfig(max_steps=0)
+def test_all_takes_no_settings_of_a_single_part(tmp_path):
+    with pytest.raises(UserError, match="--max-steps is for a single part"):
+        main(["all", "--out", str(tmp_path), "--max-steps", "3"])

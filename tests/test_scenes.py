@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minillava.data import scene_language as language
+from minillava.data import answers, facts, questions, scene_in_words
+from minillava.data import phrases as phrasing
 from minillava.data import scenes as world
 from minillava.data.scene_records import preview, records
 
@@ -26,7 +27,7 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def asked(scene, n=30):
-    return language.questions(scene, world.Draws(scene.seed), n)
+    return questions.questions(scene, world.Draws(scene.seed), n)
 
 
 # What the boxes say, found without the code under test
@@ -71,7 +72,7 @@ def test_a_seed_gives_the_same_bytes_everywhere():
         for seed in range(8):
             digest.update(world.sample_scene(seed, split).pixels())
     assert digest.hexdigest()[:16] == "0b90226be88b04e5"
-    said = " ".join(text for scene in SCENES[:20] for text in language.captions(scene, world.Draws(1)))
+    said = " ".join(text for scene in SCENES[:20] for text in facts.captions(scene, world.Draws(1)))
     said += " ".join(str(question) for scene in SCENES[:20] for question in asked(scene))
     assert hashlib.sha256(said.encode()).hexdigest()[:16] == "4108216b50abe54d"
 
@@ -145,11 +146,11 @@ def test_splits_are_disjoint_and_arguments_are_checked():
 def true(scene, question):
     """Whether a question's short answer is right, by its text and the boxes."""
     text, short, count = question.text.lower(), question.short, seen(scene)
-    names = language.names_in(text)
+    names = answers.names_in(text)
     if question.kind == "existence":
         return (names[0] in count) == (short == "yes")
     if question.kind in ("count", "count_of"):
-        return language.NUMBERS[count[names[0]] if names else sum(count.values())] == short
+        return facts.NUMBERS[count[names[0]] if names else sum(count.values())] == short
     if question.kind == "color":
         return short == scene.color
     if question.kind == "where":
@@ -170,10 +171,10 @@ def true(scene, question):
 def described(scene, text):
     """Whether the counts, the colour, the places and the relations of a free text are right; a place may be any of its name's."""
     count, text = seen(scene), text.lower()
-    things = {name: "|".join({name, language.plural(name)}) for name in count}
+    things = {name: "|".join({name, facts.plural(name)}) for name in count}
     for name, forms in things.items():
-        for number in re.findall(rf"\b({'|'.join(language.NUMBERS)}) (?:{forms})\b", text):
-            if language.NUMBERS.index(number) != count[name]:
+        for number in re.findall(rf"\b({'|'.join(facts.NUMBERS)}) (?:{forms})\b", text):
+            if facts.NUMBERS.index(number) != count[name]:
                 return False
     if set(re.findall(rf"\b({'|'.join(world.COLORS)})\b", text)) - {scene.color}:
         return False
@@ -188,18 +189,18 @@ def described(scene, text):
 def test_every_text_is_true_and_grammatical(seed, split):
     scene = world.sample_scene(seed, split)
     rng = np.random.default_rng(seed)
-    questions, captions = language.questions(scene, rng, 30), language.captions(scene, rng, 6)
-    prose, phrases = language.describe_in_words(scene, rng), language.phrases(scene, rng)
-    for question in questions:
+    made, captions = questions.questions(scene, rng, 30), facts.captions(scene, rng, 6)
+    prose, phrases = scene_in_words.describe_in_words(scene, rng), phrasing.contrastive_phrases(scene, rng)
+    for question in made:
         assert true(scene, question), question
-        assert language.parse_answer(question.kind, question.answer) == question.short, question
-        assert language.parse_answer(question.kind, question.short) == question.short, question
+        assert answers.parse_answer(question.kind, question.answer) == question.short, question
+        assert answers.parse_answer(question.kind, question.short) == question.short, question
     for text in [*captions, prose]:
         assert described(scene, text), text
-    assert set(language.names_in(captions[0])) == set(language.names_in(captions[1])) == set(language.names_in(prose)) == set(seen(scene))
-    assert len({question.text.lower() for question in questions}) == len(questions)
-    sentences = [*captions, prose, *(question.answer for question in questions)]
-    for text in sentences + [phrase for pair in phrases for phrase in pair] + [question.text for question in questions]:
+    assert set(answers.names_in(captions[0])) == set(answers.names_in(captions[1])) == set(answers.names_in(prose)) == set(seen(scene))
+    assert len({question.text.lower() for question in made}) == len(made)
+    sentences = [*captions, prose, *(question.answer for question in made)]
+    for text in sentences + [phrase for pair in phrases for phrase in pair] + [question.text for question in made]:
         assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]|[{}]|  | [.,?]|\b(is|one) (two|three|four|five|\w+ \w+s are)\b|\bare an?\b", text), (
             text
         )
@@ -210,61 +211,38 @@ def test_every_text_is_true_and_grammatical(seed, split):
 @given(seed=seeds)
 def test_phrases_contradict(seed):
     scene = world.sample_scene(seed)
-    count, phrases = seen(scene), language.phrases(scene, world.Draws(seed))
-    assert {language.a(name) for name in count} <= {true for true, _ in phrases}
+    count, phrases = seen(scene), phrasing.contrastive_phrases(scene, world.Draws(seed), others=30)
+    assert {facts.a(name) for name in count} <= {true for true, _ in phrases}
     for right, wrong in phrases:
         assert right != wrong and described(scene, right), (right, wrong)
         if "background" in wrong:
-            assert wrong.split()[-2] != scene.color or language.PATTERN_WORD[scene.pattern] not in wrong
-        elif right in map(language.a, count):
-            assert language.names_in(wrong)[0] not in count
-        elif all(count[name] == 1 for name in language.names_in(wrong)) and language.names_in(wrong):
+            assert wrong.split()[-2] != scene.color or facts.PATTERN_WORD[scene.pattern] not in wrong
+        elif right in map(facts.a, count):
+            assert answers.names_in(wrong)[0] not in count
+        elif all(count[name] == 1 for name in answers.names_in(wrong)) and answers.names_in(wrong):
             assert not described(scene, wrong), (right, wrong)
 
 
 def test_questions_are_balanced():
-    questions = [(scene, question) for scene in SCENES for question in asked(scene, 8)]
-    existence = [(scene, question) for scene, question in questions if question.kind == "existence"]
+    made = [(scene, question) for scene in SCENES for question in asked(scene, 8)]
+    existence = [(scene, question) for scene, question in made if question.kind == "existence"]
     noes = [(scene, question) for scene, question in existence if question.short == "no"]
-    assert 0.25 < len(existence) / len(questions) < 0.36
+    assert 0.18 < len(existence) / len(made) < 0.3
     assert abs(len(noes) / len(existence) - 0.5) < 0.04
     hard = [world.GROUP_OF[question.names[0]] in {world.GROUP_OF[name] for name in seen(scene)} for scene, question in noes]
     assert abs(np.mean(hard) - 0.5) < 0.08
-    relations = Counter(question.short for _, question in questions if question.kind == "relation")
+    relations = Counter(question.short for _, question in made if question.kind == "relation")
     assert abs(relations["yes"] / (relations["yes"] + relations["no"]) - 0.5) < 0.12
-    zeros = [question.short == "zero" for _, question in questions if question.kind == "count_of"]
+    zeros = [question.short == "zero" for _, question in made if question.kind == "count_of"]
     assert 0.08 < np.mean(zeros) < 0.25
-    assert {question.kind for _, question in questions} == set(language.KIND_WEIGHTS)
-
-
-def test_a_roll_call_is_true_of_the_scene():
-    asked = Counter()
-    for seed in range(150):
-        scene = world.sample_scene(seed)
-        question, answer = language.roll_call(scene, np.random.default_rng(seed))
-        what, names = question.removesuffix("?").split(": ")
-        asked[what] += 1
-        count = Counter(thing.name for thing in scene.things)
-        place = {thing.name: world.where(thing) for thing in scene.things}
-        pair = {f"{a.name} and {b.name}": (world.relation(a, b) or "").split(" ")[-2:][0] for a in scene.things for b in scene.things}
-        verdicts = answer.removesuffix(".").split(", ")
-        assert len(verdicts) == len(names.split(", "))
-        for name, verdict in zip(names.split(", "), verdicts, strict=True):
-            truth = {
-                "Which of these are there": "yes" if name in count else "no",
-                "How many are there of each": language.NUMBERS[count[name]],
-                "Where is each of these": place.get(name, "nowhere"),
-                "Where is the first, seen from the second": pair.get(name),
-            }
-            assert verdict == f"{name} {truth[what]}"
-    assert len(asked) == 4 and min(asked.values()) > 15
+    assert {question.kind for _, question in made} == set(questions.KIND_WEIGHTS)
 
 
 def test_words():
     forms = {"sheep": "sheep", "mouse": "mice", "wolf": "wolves", "bus": "buses", "cherry": "cherries", "toothbrush": "toothbrushes"}
-    assert {name: language.plural(name) for name in forms} == forms
-    assert language.a("owl") == "an owl" and language.a("cat") == "a cat"
-    assert language.counted("fox", 3) == "three foxes" and language.joined(["a", "b", "c"]) == "a, b and c"
+    assert {name: facts.plural(name) for name in forms} == forms
+    assert facts.a("owl") == "an owl" and facts.a("cat") == "a cat"
+    assert facts.counted("fox", 3) == "three foxes" and facts.joined(["a", "b", "c"]) == "a, b and c"
 
 
 @pytest.mark.parametrize(
@@ -284,21 +262,49 @@ def test_words():
     ],
 )
 def test_parse_answer(kind, text, short):
-    assert language.parse_answer(kind, text) == short
+    assert answers.parse_answer(kind, text) == short
 
 
 @quick
 @given(seed=seeds)
 def test_grid_words_place_every_thing(seed):
     scene = world.sample_scene(seed)
-    words = language.grid_words(scene)
+    words = scene_in_words.grid_words(scene)
     assert len(words) == 49 and set(words) == set(seen(scene)) | {scene.color}
     assert all(words[int(thing.y / 16) * 7 + int(thing.x / 16)] == thing.name for thing in scene.things)
 
 
 def test_short_answers_ask_for_them():
-    short = [question for scene in SCENES[:20] for question in language.questions(scene, world.Draws(0), 8, short=1.0) if question.kind != "describe"]
-    assert all(question.text.endswith(language.SHORT_PROMPT) and question.answer == question.short for question in short)
+    made = [question for scene in SCENES[:20] for question in questions.questions(scene, world.Draws(0), 8, short=1.0)]
+    short = [question for question in made if question.kind != "describe"]
+    assert all(question.text.endswith(questions.SHORT_PROMPT) and question.answer == question.short for question in short)
+
+
+@quick
+@given(seed=seeds)
+def test_true_phrases_are_true_and_all_that_a_picture_brings(seed):
+    """Whatever the contrastive batch says of a scene must be among its truths, its contradictions never, and each truth must hold by the boxes."""
+    scene = world.sample_scene(seed)
+    truths, count = phrasing.true_phrases(scene), seen(scene)
+    for right, wrong in phrasing.contrastive_phrases(scene, world.Draws(seed), others=30):
+        assert right in truths and wrong not in truths, (right, wrong)
+    for phrase in truths:
+        assert described(scene, phrase), phrase
+        assert set(answers.names_in(phrase)) <= set(count), phrase
+
+
+def test_a_conversation_asks_and_answers_in_turn():
+    turns = questions.conversation(SCENES[3], np.random.default_rng(0), 6)
+    assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2) and 4 <= len(turns) <= 12
+    share = np.mean([questions.SHORT_PROMPT in text for scene in SCENES for _, text in questions.conversation(scene, world.Draws(1), 8)[::2]])
+    assert 0.1 < share < 0.2
+
+
+def test_stage_1_asks_for_a_list_or_a_description():
+    asked = [questions.caption_request(scene, np.random.default_rng(seed)) for seed, scene in enumerate(SCENES[:60])]
+    kinds = Counter("describe" if question in questions.QUESTIONS["describe"] else "list" for [(_, question), _] in asked)
+    assert min(kinds.values()) > 15 and {question for [(_, question), _] in asked} <= {*questions.QUESTIONS["describe"], *questions.QUESTIONS["list"]}
+    assert all(set(answers.names_in(answer)) == set(seen(scene)) for [_, (_, answer)], scene in zip(asked, SCENES))
 
 
 # Files
@@ -323,5 +329,5 @@ def test_preview_is_a_picture():
 
 
 def test_a_mistake_is_one_line():
-    done = subprocess.run([sys.executable, "-m", "minillava.data.scenes", "--count", "0", "--out", "x"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == "" and re.fullmatch(r"scenes: error: .+\n", done.stderr)
+    done = subprocess.run([sys.executable, "-m", "minillava.data", "--count", "0", "--out", "x"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and re.fullmatch(r"data: error: .+\n", done.stderr)
