@@ -14,7 +14,7 @@ import minillava
 from minillava.arguments import Parser
 from minillava.conversation import encode
 from minillava.errors import UserError, run
-from minillava.generate import check_options, generate, new_cache, text_config
+from minillava.generation import check_options, generate, new_cache, text_config
 from minillava.image import open_image
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is

@@ -9,21 +9,26 @@ Letters, the same everywhere:
 Attention tensors are (B, H, T, D). A line that changes a shape ends in it; in front of a picture, S is its edge in pixels.
 """
 
-import importlib
+from minillava.generation import answer, generate, generate_batch, stream
+from minillava.weights import load, load_language_model, load_model, load_vision_tower, save
 
-# Imported at once, since `minillava.generate` is both a module and a function, and Python names the module when it first loads it.
-from minillava.generate import answer, generate, generate_batch, stream
-
-LATER = {"load": "weights", "load_model": "weights", "load_language_model": "weights", "load_vision_tower": "weights", "save": "weights"}
-MODULES = ("training", "weights", "config", "model")
-
-__all__ = ["answer", "generate", "generate_batch", "stream", *LATER]
+__all__ = [
+    "answer",
+    "generate",
+    "generate_batch",
+    "load",
+    "load_language_model",
+    "load_model",
+    "load_vision_tower",
+    "save",
+    "stream",
+]
 
 
 def __getattr__(name: str):
-    """What is asked for is imported then, so that `import minillava` stays quick."""
-    if name in LATER:
-        return getattr(importlib.import_module(f"minillava.{LATER[name]}"), name)
-    if name in MODULES:
-        return importlib.import_module(f"minillava.{name}")
-    raise AttributeError(f"module 'minillava' has no attribute {name!r}")
+    """`minillava.training`, imported when first used: it imports `data`, whose modules are commands (`python -m minillava.data.scenes`)."""
+    if name != "training":
+        raise AttributeError(f"module 'minillava' has no attribute {name!r}")
+    import minillava.training
+
+    return minillava.training

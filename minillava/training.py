@@ -30,7 +30,7 @@ from minillava.conversation import IGNORE_INDEX, Encoded, encode
 from minillava.data.dataset import JsonSamples, LengthGroups, Sample, SceneSamples, collate
 from minillava.errors import UserError
 from minillava.files import write_atomically
-from minillava.generate import generate
+from minillava.generation import generate
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer

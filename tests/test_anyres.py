@@ -12,7 +12,7 @@ from minillava import weights
 from minillava.anyres import Tiling, best_pinpoint, views
 from minillava.config import PINPOINTS, LlavaConfig
 from minillava.errors import UserError
-from minillava.generate import generate, generate_batch
+from minillava.generation import collate_prompts, generate, generate_batch
 from minillava.image import CLIP_MEAN, CLIP_STD, preprocess
 
 SMALL = [[14, 28], [28, 14], [28, 28], [42, 14], [14, 42]]  # the official pinpoints, with tiles of 14 px
@@ -107,13 +107,7 @@ def test_pictures_of_different_shapes_side_by_side(pair):
     _, ours = pair
     one, other = inputs_for((97, 11)), inputs_for((31, 40), text=(4, 8, 15, 16))
     alone = [list(generate(ours, **inputs, max_new_tokens=7)) for inputs in (one, other)]
-    T = max(inputs["input_ids"].shape[1] for inputs in (one, other))
-    ids, mask = torch.zeros(2, 2, T, dtype=torch.int64)
-    for row, inputs in enumerate((one, other)):
-        length = inputs["input_ids"].shape[1]
-        ids[row, T - length :], mask[row, T - length :] = inputs["input_ids"][0], 1
-    pictures = {name: torch.cat([one[name], other[name]]) for name in ("pixel_values", "image_sizes")}
-    assert generate_batch(ours, ids, attention_mask=mask, **pictures, max_new_tokens=7) == alone
+    assert generate_batch(ours, **collate_prompts([one, other]), max_new_tokens=7) == alone
 
 
 def test_what_is_saved_is_what_was_loaded(pair, tmp_path):

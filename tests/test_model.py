@@ -5,7 +5,7 @@ import torch
 from conftest import IMAGE, VOCABULARY, llava_pair, prompt, relative_error
 
 from minillava.config import LlavaConfig, TextConfig
-from minillava.generate import new_cache
+from minillava.generation import collate_prompts, new_cache
 from minillava.language_model import rms_norm, rope_frequencies
 from minillava.training import loss
 
@@ -54,7 +54,7 @@ def test_text_alone(pair):
 def test_left_padded_batch_equals_one_by_one(pair, attention):
     theirs, ours = pair
     rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
-    batch = padded(rows)
+    batch = collate_prompts(rows)
     ours.language_model.attention = attention
     with torch.no_grad():
         together = ours(**batch)
@@ -64,16 +64,6 @@ def test_left_padded_batch_equals_one_by_one(pair, attention):
             assert relative_error(together[index, -T:], theirs(**row).logits[0]) < TOLERANCE
     ours.language_model.attention = "sdpa"
     assert together.isfinite().all()
-
-
-def padded(rows: list[dict]) -> dict:
-    """Rows as one batch with the padding on the left."""
-    T = max(row["input_ids"].shape[1] for row in rows)
-    ids, mask = torch.zeros(len(rows), T, dtype=torch.int64), torch.zeros(len(rows), T, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        length = row["input_ids"].shape[1]
-        ids[index, T - length :], mask[index, T - length :] = row["input_ids"][0], 1
-    return {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.cat([row["pixel_values"] for row in rows])}
 
 
 def test_padding_on_the_right_changes_nothing_before_it(pair):
@@ -98,7 +88,7 @@ def test_decoding_by_steps_equals_the_whole_prompt(pair, steps):
 
 def test_gradients_of_eager_and_sdpa_agree_with_transformers(pair):
     theirs, ours = pair
-    batch = padded([prompt(range(3, 12), seed=1), prompt(range(20, 25), seed=2)])
+    batch = collate_prompts([prompt(range(3, 12), seed=1), prompt(range(20, 25), seed=2)])
     labels = batch["input_ids"].masked_fill((batch["input_ids"] == IMAGE) | (batch["attention_mask"] == 0), -100)
     expected = theirs(**batch, labels=labels).loss
     expected.backward()
