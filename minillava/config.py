@@ -105,8 +105,8 @@ class LlavaConfig:
     image_grid_pinpoints: tuple = ()  # LLaVA-NeXT: the (height, width) that pictures are fitted into; none for LLaVA
 
     @property
-    def image_tokens(self) -> int:
-        """P: how many embeddings one picture becomes."""
+    def num_image_tokens(self) -> int:
+        """How many embeddings one picture becomes, in LLaVA-NeXT one view of it: P, and one more where CLS is kept."""
         return self.vision_config.num_patches + (self.vision_feature_select_strategy == "full")
 
     @classmethod
@@ -161,7 +161,7 @@ class LlavaConfig:
             "vision_config": self.vision_config.to_hf(),
             "text_config": self.text_config.to_hf(),
             "image_token_index": self.image_token_id,
-            "image_seq_length": self.image_tokens,
+            "image_seq_length": self.num_image_tokens,
             "vision_feature_layer": self.vision_feature_layer,
             "vision_feature_select_strategy": self.vision_feature_select_strategy,
             "projector_type": self.projector_type,

@@ -173,13 +173,13 @@ def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Ten
     input_ids = inputs["input_ids"]
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
     rest = {**inputs, "input_ids": input_ids[:, cache.length :]}
-    if cache.length and "pixel_values" in inputs:
-        is_image = input_ids == model.config.image_token_id
-        if held := int(is_image[:, : cache.length].sum()):
-            pictures = held // model.config.image_tokens
-            left = rest.pop("pixel_values")[pictures:]
-            if rest.pop("image_sizes", None) is None and len(left):
-                rest["pixel_values"] = left
+    is_image = input_ids == getattr(model.config, "image_token_id", -1)
+    held, total = int(is_image[:, : cache.length].sum()), int(is_image.sum())
+    for name in ("pixel_values", "image_sizes") if held else ():
+        if name in rest:
+            rest[name] = rest[name][len(rest[name]) * held // total :]  # pictures of one size take equally many placeholders
+            if not len(rest[name]):
+                del rest[name]
     return rest
 
 

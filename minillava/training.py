@@ -104,11 +104,11 @@ def autocast(dtype: str, device: torch.device):
 
 
 def loss(model, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the supervised tokens. batch: input_ids, labels (-100 = no loss), attention_mask (B, T), pixel_values or image_features.
+    """Mean cross-entropy of the supervised tokens. batch: input_ids, labels (-100 = no loss), attention_mask (B, T), pixel_values, image_sizes.
 
     Position t predicts label t + 1. The head runs on the supervised positions alone.
     """
-    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_features"), batch.get("image_sizes"))  # (B, T, C)
+    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
     return text_loss(model.language_model, embeds, batch)
 
 
@@ -280,14 +280,14 @@ def train(config: TrainConfig) -> None:
 
     def samples_of(step: int) -> list[tuple[Encoded, Sample]]:
         chosen = [samples[i] for i in samples.indices(step, config.batch_size, config.seed)]
-        return [(encode(processor.tokenizer, speaking.template, s.turns, processor.image_tokens(s.picture)), s) for s in chosen]
+        return [(encode(processor.tokenizer, speaking.template, s.turns, processor.count_image_tokens(s.picture)), s) for s in chosen]
 
     groups = LengthGroups(samples_of, lambda sample: len(sample[0].input_ids))
 
     def batch(step: int) -> dict[str, Tensor]:
         rows = groups[step]
         words = collate([encoded for encoded, _ in rows])
-        pictures = [processor.pixels(sample.picture) for _, sample in rows if sample.picture is not None]
+        pictures = [processor.image_inputs(sample.picture) for _, sample in rows if sample.picture is not None]
         return {**words, **{name: torch.cat([picture[name] for picture in pictures]) for name in (pictures[0] if pictures else ())}}
 
     with ThreadPoolExecutor(1) as ahead:  # pictures are made while the model computes

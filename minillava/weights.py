@@ -133,7 +133,7 @@ def load_language_model(path: str | Path, device: str = "auto", dtype: str = "au
     """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA."""
     folder = find_folder(path)
     values = _read_config(folder)
-    config = LlavaConfig.from_hf(values).text_config if values["model_type"] == "llava" else TextConfig.from_hf(values)
+    config = LlavaConfig.from_hf(values).text_config if "text_config" in values or "mm_projector_type" in values else TextConfig.from_hf(values)
     return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
 
 

@@ -29,7 +29,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_equal_transformers(name, tmp_path):
     theirs, ours = llava_pair(tmp_path, **VARIANTS[name])
-    inputs = prompt(range(3, 40), image_tokens=ours.config.image_tokens)
+    inputs = prompt(range(3, 40), image_tokens=ours.config.num_image_tokens)
     with torch.no_grad():
         assert relative_error(ours(**inputs), theirs(**inputs).logits) < TOLERANCE
 
@@ -41,6 +41,18 @@ def test_two_pictures_fill_their_own_places(pair):
         assert relative_error(ours(**inputs), theirs(**inputs).logits) < TOLERANCE
         swapped = ours(inputs["input_ids"], inputs["pixel_values"].flip(0))
     assert relative_error(swapped, ours(**inputs)) > 0.01
+
+
+def test_embed_image_gives_one_row_for_each_placeholder(pair):
+    _, ours = pair
+    inputs = prompt(pictures=2)
+    with torch.no_grad():
+        rows = ours.embed_image(inputs["pixel_values"])
+        assert rows.shape == (2 * ours.config.num_image_tokens, ours.config.text_config.hidden_size)
+        merged = ours.merge(inputs["input_ids"], rows)
+    is_image = inputs["input_ids"] == IMAGE
+    assert torch.equal(merged[is_image], rows)
+    assert torch.equal(merged[~is_image], ours.embed_text(inputs["input_ids"])[~is_image])
 
 
 def test_text_alone(pair):

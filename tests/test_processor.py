@@ -45,7 +45,7 @@ def test_a_question_and_a_picture(tokenizer, picture, tmp_path):
     assert set(inputs) == {"input_ids", "pixel_values"}
     assert inputs["input_ids"].dtype == torch.int64 and inputs["input_ids"].shape[0] == 1
     assert inputs["pixel_values"].dtype == torch.float32 and inputs["pixel_values"].shape == (1, 3, 28, 28)
-    assert (inputs["input_ids"] == processor.image_token_id).sum() == processor.image_tokens(picture) == 4
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == processor.count_image_tokens(picture) == 4
     picture.save(tmp_path / "picture.png")
     for path in (tmp_path / "picture.png", str(tmp_path / "picture.png")):
         assert torch.equal(processor(QUESTION, path)["pixel_values"], inputs["pixel_values"])
