@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from minillava.attention import IMPLEMENTATIONS
-from minillava.config import LlavaConfig, TextConfig, VisionConfig, section
+from minillava.config import LlavaConfig
 from minillava.errors import UserError
 from minillava.files import inside, read_json, write_atomically, write_json
+from minillava.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
 from minillava.processor import Processor
@@ -116,7 +117,7 @@ def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "
     float32 for small files on a CPU. attention: auto, eager, sdpa.
     """
     folder = find_folder(path)
-    processor = Processor.from_folder(folder, LlavaConfig.from_hf(_read_config(folder)))
+    processor = Processor.from_folder(folder, read_config(_read_json(folder)))
     model = load_model(folder, device, dtype, attention)
     _check_vocabulary(processor, model.config, folder)
     return model, processor
@@ -125,15 +126,14 @@ def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "
 def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> Llava:
     """The LLaVA alone, without tokenizer.json."""
     folder = find_folder(path)
-    config = LlavaConfig.from_hf(_read_config(folder))
+    config = read_config(_read_json(folder))
     return _load(partial(Llava, config), "", folder, device, dtype, attention)
 
 
 def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
     """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA."""
     folder = find_folder(path)
-    values = _read_config(folder)
-    config = LlavaConfig.from_hf(values).text_config if "text_config" in values or "mm_projector_type" in values else TextConfig.from_hf(values)
+    config = read_text_config(_read_json(folder))
     return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
 
 
@@ -142,8 +142,7 @@ def load_vision_tower(
 ) -> VisionTransformer:
     """CLIP's vision tower, from a whole CLIP, from a tower saved alone, or from a LLaVA."""
     folder = find_folder(path)
-    values = _read_config(folder)
-    config = VisionConfig.from_hf(section(values, "vision_config") or values)
+    config = read_vision_config(_read_json(folder))
     return _load(partial(VisionTransformer, config, feature_layer, keep_cls), "vision_tower.", folder, device, dtype, attention)
 
 
@@ -158,7 +157,7 @@ def find_folder(path: str | Path) -> Path:
     raise UserError(f"There is no weights folder {path}{hub}.")
 
 
-def _read_config(folder: Path) -> dict:
+def _read_json(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a weights folder: it has no config.json.")
@@ -321,13 +320,13 @@ def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -
 def save(model: Llava, processor: Processor, folder: str | Path, dtype: str = "auto") -> None:
     """Write a weights folder in llava-hf's layout, which `load` and transformers read. dtype "auto" keeps the model's."""
     processor.save(folder)
-    _save(model, "", "llava-hf", model.config.to_hf(), Path(folder), dtype)
+    _save(model, "", "llava-hf", write_config(model.config), Path(folder), dtype)
 
 
 def save_language_model(model: LanguageModel, tokenizer: Tokenizer, folder: str | Path, dtype: str = "auto") -> None:
     """Write a plain LLaMA."""
     tokenizer.save(Path(folder) / "tokenizer.json")
-    _save(model, "language_model.", "llama", {"architectures": ["LlamaForCausalLM"], **model.config.to_hf()}, Path(folder), dtype)
+    _save(model, "language_model.", "llama", write_text_config(model.config), Path(folder), dtype)
 
 
 def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str = "auto") -> None:
@@ -335,7 +334,7 @@ def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str =
     size = model.config.image_size
     pictures = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     write_json(Path(folder) / "preprocessor_config.json", pictures)
-    _save(model, "vision_tower.", "clip", {"architectures": ["CLIPVisionModel"], **model.config.to_hf()}, Path(folder), dtype)
+    _save(model, "vision_tower.", "clip", write_vision_config(model.config), Path(folder), dtype)
 
 
 def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str) -> None:

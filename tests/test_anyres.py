@@ -10,9 +10,10 @@ from PIL import Image
 
 from minillava import weights
 from minillava.anyres import Tiling, best_pinpoint, cut_views
-from minillava.config import PINPOINTS, LlavaConfig, TextConfig, VisionConfig
+from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
 from minillava.generation import collate_prompts, generate, generate_batch, new_cache
+from minillava.hf_config import PINPOINTS, read_config, write_config
 from minillava.image import CLIP_MEAN, CLIP_STD, preprocess
 from minillava.model import Llava
 from minillava.processor import Processor
@@ -178,8 +179,8 @@ def test_pictures_of_different_shapes_side_by_side(pair):
 
 def test_what_is_saved_is_what_was_loaded(pair, tmp_path):
     _, ours = pair
-    assert LlavaConfig.from_hf(ours.config.to_hf()) == ours.config
-    weights._save(ours, "", "llava-hf", ours.config.to_hf(), tmp_path, "auto")
+    assert read_config(write_config(ours.config)) == ours.config
+    weights._save(ours, "", "llava-hf", write_config(ours.config), tmp_path, "auto")
     again = weights.load_model(tmp_path, device="cpu", dtype="float32")
     inputs = inputs_for((40, 31))
     with torch.inference_mode():
@@ -189,4 +190,4 @@ def test_what_is_saved_is_what_was_loaded(pair, tmp_path):
 @pytest.mark.parametrize("pinpoints", [7, [[336]], [[336, 100]], [[-336, 336]], [["336", 336]], [[336 * 100, 336]], [336, 672]])
 def test_pinpoints_are_checked(pinpoints):
     with pytest.raises(UserError, match="image_grid_pinpoints must be"):
-        LlavaConfig.from_hf({"model_type": "llava_next", "image_grid_pinpoints": pinpoints})
+        read_config({"model_type": "llava_next", "image_grid_pinpoints": pinpoints})

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minillava"
 LEAVES = {"errors", "files"}  # everyone may use them
 FLOORS = [
-    {"config", "attention", "kv_cache", "image", "anyres", "tokenizer", "kernels", "arguments"},
+    {"config", "hf_config", "attention", "kv_cache", "image", "anyres", "tokenizer", "kernels", "arguments"},
     {"vision", "projector", "language_model", "conversation"},
     {"model", "processor"},
     {"weights", "generation", "quantize", "data"},
