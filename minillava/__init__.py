@@ -3,26 +3,18 @@
 Letters, the same everywhere:
 
     B batch            T tokens             S cached + new tokens
-    C model width      H query heads        K key/value heads       D head width
-    P image patches    V vocabulary         L layers                N pictures of a batch
+    C model width      H query heads        K key/value heads       D head width        L layers
+    P image patches    V vocabulary         E edge of a picture, and p of a patch, in pixels
+    N pictures of a batch, in LLaVA-NeXT their views       R rows: the embeddings that all these become together
 
-Attention tensors are (B, H, T, D). A line that changes a shape ends in it; in front of a picture, S is its edge in pixels.
+Attention tensors are (B, H, T, D). A line that changes a shape ends in the new one. In the vision tower, which sees nothing but pictures, the
+batch is of pictures. In attention, whose two sides differ in length, T counts the queries and S the keys.
 """
 
 from minillava.generation import answer, generate, generate_batch, stream
 from minillava.weights import load, load_language_model, load_model, load_vision_tower, save
 
-__all__ = [
-    "answer",
-    "generate",
-    "generate_batch",
-    "load",
-    "load_language_model",
-    "load_model",
-    "load_vision_tower",
-    "save",
-    "stream",
-]
+__all__ = ["answer", "generate", "generate_batch", "load", "load_language_model", "load_model", "load_vision_tower", "save", "stream"]
 
 
 def __getattr__(name: str):

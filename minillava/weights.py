@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minillava.attention import IMPLEMENTATIONS
+from minillava.attention import implementations
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
 from minillava.files import inside, read_json, write_atomically, write_json
@@ -170,8 +170,8 @@ def _read_json(folder: Path) -> dict:
 def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str):
     """Build without memory, then let the file's tensors be the parameters. `prefix` is what the module is called in a LLaVA."""
     implementation = "sdpa" if attention == "auto" else attention
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(IMPLEMENTATIONS)}.")
+    if implementation not in implementations():
+        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(implementations())}.")
     place, files = find_device(device), tensor_files(folder)
     number_type = _find_dtype(dtype, place, files.values())
     with torch.device("meta"):
