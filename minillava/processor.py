@@ -1,9 +1,9 @@
-"""What was said and shown, as what the model eats: turns and a picture to `input_ids` and `pixel_values`.
+"""From turns and a picture to the model's inputs, `input_ids` and `pixel_values`.
 
     processor("What is this?", "cat.png") -> {"input_ids": (1, T) int64, "pixel_values": (1, 3, E, E) float32}
 
-The picture's P placeholder ids stand before the first question; the model puts P image features in their place. The folder format is
-transformers': what `save` writes, `AutoProcessor.from_pretrained` reads, and the other way round.
+The picture's placeholder ids stand before the first question; the model puts image features in their place. The folder format is transformers':
+`AutoProcessor.from_pretrained` reads what `save` writes, and `from_folder` reads what transformers writes.
 """
 
 import json
@@ -22,14 +22,14 @@ from minillava.conversation import Template, Turn, encode, find_template
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 from minillava.image import CLIP_MEAN, CLIP_STD, open_image, preprocess
-from minillava.tokenizer import NAMES, Tokenizer
+from minillava.tokenizer import CONTROL_TOKENS, Tokenizer
 
 BICUBIC = 3  # PIL's number, which preprocessor_config.json holds
 
 
 @dataclass(frozen=True)
 class Processor:
-    """Tokenizer, template and picture preparation of one model; holds no state."""
+    """Tokenizer, conversation template and image preprocessing of one model. Immutable."""
 
     tokenizer: Tokenizer
     image_size: int
@@ -62,9 +62,10 @@ class Processor:
         image: str | Path | Image.Image | None = None,
         add_generation_prompt: bool = True,
     ) -> dict[str, Tensor]:
-        """One question (a str) or a whole conversation, and perhaps a picture, shown before the first question.
+        """One question (a str) or a whole conversation, with a picture before its first question or without one.
 
-        Text that holds "<image>" or "</s>" stays text. Raises UserError for speakers out of turn and for a picture that cannot be read.
+        Returns input_ids (1, T) int64, and for a picture pixel_values (1, 3, E, E) float32 (LLaVA-NeXT: see `image_inputs`). "<image>" or
+        "</s>" in a turn stays text. Raises UserError for turns out of order and for a picture that cannot be read.
         """
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
         picture = None if image is None else open_image(image)
@@ -86,8 +87,8 @@ class Processor:
     @classmethod
     def for_model(cls, tokenizer: Tokenizer, config: LlavaConfig, **options) -> "Processor":
         """The processor that fits `config`; a tokenizer without `<image>` and `<pad>` gets them after its last id."""
-        if NAMES["image"] not in tokenizer.controls:
-            tokenizer = tokenizer.extended(NAMES["image"], NAMES["pad"])
+        if CONTROL_TOKENS["image"] not in tokenizer.controls:
+            tokenizer = tokenizer.extended(CONTROL_TOKENS["image"], CONTROL_TOKENS["pad"])
         if tokenizer.image_id != config.image_token_id:
             raise UserError(f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}.")
         vision = config.vision_config

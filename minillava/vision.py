@@ -82,7 +82,7 @@ class VisionLayer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The tower. `feature_layer` counts as in hidden_states: 0 is the embeddings, -1 the last block's output, -2 the one before."""
+    """The tower. `feature_layer` counts as transformers' hidden_states: 0 is the embeddings, -1 the last block's output, -2 the one before."""
 
     def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
         super().__init__()
@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # CLIP's pooled CLS only; LLaVA never uses it
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # for CLIP's pooled CLS, which LLaVA never uses
 
     def forward(self, pixel_values):
         """(B, 3, E, E), normalized -> (B, P, C), or (B, 1 + P, C) where CLS is kept."""

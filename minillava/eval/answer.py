@@ -1,4 +1,4 @@
-"""Answering many questions: prompts of like length side by side, padded on the left, greedily."""
+"""Answering many questions greedily, in batches of prompts of about the same length."""
 
 from tqdm import tqdm
 
@@ -9,7 +9,10 @@ from minillava.processor import Processor
 def answer_all(
     model, processor: Processor, questions: list[tuple[str, object]], batch_size: int = 64, max_new_tokens: int = 64, title: str = ""
 ) -> list[str]:
-    """The answer to each (question, picture or None), in order. Pictures are paths or PIL images."""
+    """The answer to each (question, picture or None), in the questions' order. Pictures are paths, URLs or PIL images.
+
+    `title` labels the progress bar. Raises UserError as `minillava.generate` does.
+    """
     order = sorted(range(len(questions)), key=lambda i: len(questions[i][0]))
     answers = [""] * len(questions)
     for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
