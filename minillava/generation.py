@@ -90,11 +90,11 @@ def generate(
 ) -> Iterator[int]:
     """Yield the ids of one answer as they are chosen, without the end token. `model` is a Llava or a plain LanguageModel.
 
-    input_ids (1, T) int64, pixel_values (N, 3, E, E), with LLaVA-NeXT also image_sizes; `sampling` are the fields of `Sampling`. With a
+    input_ids (1, T) int64, pixel_values (N, 3, E, E), with LLaVA-NeXT also image_sizes (pictures, 2); `sampling` are the fields of `Sampling`. With a
     `cache` that already holds the first positions of `input_ids`, only the others run; afterwards it holds the prompt and every yielded id
     but the last (which the next call runs). Ends at the end token (`eos_token_id`, or the model's own), after `max_new_tokens`, or where the
-    context is full. Raises, before the first id: UserError for options out of range and for a prompt that leaves no room to answer. Raises
-    ValueError for pictures that do not fit the prompt.
+    context is full. Raises UserError, at once, for options out of range and for a prompt that leaves no room to answer; ValueError, with the
+    first id, for pictures that do not fit the prompt.
     """
     if len(input_ids) != 1:
         raise ValueError(f"generate answers one prompt, not {len(input_ids)}: generate_batch takes several")
@@ -169,7 +169,7 @@ def _loop(model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, 
 
 
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
-    """The inputs without what the cache already holds: leading positions, and the pictures whose placeholders are among them."""
+    """The inputs without what the cache already holds: the first positions, and the pictures whose placeholders are among them."""
     input_ids = inputs["input_ids"]
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
     rest = {**inputs, "input_ids": input_ids[:, cache.length :]}

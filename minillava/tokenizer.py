@@ -4,8 +4,8 @@
     encode(["USER: ", Control("<image>"), "\\nHi"])  -> one pass over the whole prompt; a Control is one character of it
 
 What differs from the textbook: **typed text never becomes a control token.** Ordinary tokenizers search the text for "</s>", so a person who types
-it ends the turn. Here the library does not know the control tokens by their names: a private-use character stands for each, and such characters
-are removed from typed text. The library still sees the whole prompt at once, so the ids are the official ones (whether a word after `<image>` gets
+it ends the turn. Here the library does not know the control tokens by their names: a private-use character stands for each, and in typed text
+such characters become U+FFFD. The library still sees the whole prompt at once, so the ids are the official ones (whether a word after `<image>` gets
 a "▁" is decided by the tokenizer.json), and a typed "</s>" is four ordinary characters.
 
 Source: LLaMA's sentencepiece BPE (arXiv 2302.13971, section 2.1: digits split, unknown characters fall back to bytes).

@@ -117,7 +117,7 @@ def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "
     float32 for small files on a CPU. attention: auto, eager, sdpa.
     """
     folder = find_folder(path)
-    processor = Processor.from_folder(folder, read_config(_read_json(folder)))
+    processor = Processor.from_folder(folder, read_config(_config_values(folder)))
     model = load_model(folder, device, dtype, attention)
     _check_vocabulary(processor, model.config, folder)
     return model, processor
@@ -126,25 +126,26 @@ def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "
 def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> Llava:
     """The LLaVA without its processor, from a folder that needs no tokenizer.json; options and errors as `load`."""
     folder = find_folder(path)
-    config = read_config(_read_json(folder))
+    config = read_config(_config_values(folder))
     return _load(partial(Llava, config), "", folder, device, dtype, attention)
 
 
 def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
     """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA or LLaVA-NeXT; options and errors as `load`."""
     folder = find_folder(path)
-    config = read_text_config(_read_json(folder))
+    config = read_text_config(_config_values(folder))
     return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
 
 
 def load_vision_tower(
     path: str | Path, feature_layer: int = -2, keep_cls: bool = False, device: str = "auto", dtype: str = "auto", attention: str = "auto"
 ) -> VisionTransformer:
-    """CLIP's vision tower, from a whole CLIP, a tower saved alone, or a LLaVA. It returns the features of `feature_layer`, counted as in
-    `VisionTransformer`, with CLS if `keep_cls`. Other options and errors as `load`.
+    """CLIP's vision tower, from a whole CLIP, a tower saved alone, or a LLaVA.
+
+    It gives the features of `feature_layer`, counted as in `VisionTransformer`, with CLS if `keep_cls`. Other options and errors as `load`.
     """
     folder = find_folder(path)
-    config = read_vision_config(_read_json(folder))
+    config = read_vision_config(_config_values(folder))
     return _load(partial(VisionTransformer, config, feature_layer, keep_cls), "vision_tower.", folder, device, dtype, attention)
 
 
@@ -159,7 +160,8 @@ def find_folder(path: str | Path) -> Path:
     raise UserError(f"There is no weights folder {path}{hub}.")
 
 
-def _read_json(folder: Path) -> dict:
+def _config_values(folder: Path) -> dict:
+    """The object in the folder's config.json."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a weights folder: it has no config.json.")
