@@ -14,7 +14,7 @@ import minillava
 from minillava.arguments import Parser
 from minillava.conversation import encode
 from minillava.errors import UserError, run
-from minillava.generate import check_options, generate, new_cache, text_config
+from minillava.generation import check_options, generate, new_cache, text_config
 from minillava.image import open_image
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
@@ -35,7 +35,7 @@ class Conversation:
 
     def look_at(self, picture) -> None:
         """Begin anew with this picture, or with none."""
-        self.pixels, self.image_tokens = self.processor.pixels(picture), self.processor.image_tokens(picture)
+        self.image_inputs, self.image_tokens = self.processor.image_inputs(picture), self.processor.count_image_tokens(picture)
         self.cached: list[int] = []  # the ids whose keys and values the cache holds
         self.reset()
 
@@ -66,7 +66,7 @@ class Conversation:
 
     def _ids(self, ids: list[int], said: list[int]) -> Iterator[int]:
         """The answer's ids, each noted in `said` as it comes."""
-        for token_id in generate(self.model, torch.tensor([ids]), **self.pixels, cache=self.cache, **self.options):
+        for token_id in generate(self.model, torch.tensor([ids]), **self.image_inputs, cache=self.cache, **self.options):
             said.append(token_id)
             yield token_id
 

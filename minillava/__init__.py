@@ -3,27 +3,24 @@
 Letters, the same everywhere:
 
     B batch            T tokens             S cached + new tokens
-    C model width      H query heads        K key/value heads       D head width
-    P image patches    V vocabulary         L layers                N pictures of a batch
+    C model width      H query heads        K key/value heads       D head width        L layers
+    P image patches    V vocabulary         E edge of a picture, and p of a patch, in pixels
+    N pictures of a batch, in LLaVA-NeXT their views       R rows: the embeddings that all these become together
 
-Attention tensors are (B, H, T, D). A line that changes a shape ends in it; in front of a picture, S is its edge in pixels.
+Attention tensors are (B, H, T, D). A line that changes a shape ends in the new one. In the vision tower, which sees nothing but pictures, the
+batch is of pictures. In attention, whose two sides differ in length, T counts the queries and S the keys.
 """
 
-import importlib
+from minillava.generation import answer, generate, generate_batch, stream
+from minillava.weights import load, load_language_model, load_model, load_vision_tower, save
 
-# Imported at once, since `minillava.generate` is both a module and a function, and Python names the module when it first loads it.
-from minillava.generate import answer, generate, generate_batch, stream
-
-LATER = {"load": "weights", "load_model": "weights", "load_language_model": "weights", "load_vision_tower": "weights", "save": "weights"}
-MODULES = ("training", "weights", "config", "model")
-
-__all__ = ["answer", "generate", "generate_batch", "stream", *LATER]
+__all__ = ["answer", "generate", "generate_batch", "load", "load_language_model", "load_model", "load_vision_tower", "save", "stream"]
 
 
 def __getattr__(name: str):
-    """What is asked for is imported then, so that `import minillava` stays quick."""
-    if name in LATER:
-        return getattr(importlib.import_module(f"minillava.{LATER[name]}"), name)
-    if name in MODULES:
-        return importlib.import_module(f"minillava.{name}")
-    raise AttributeError(f"module 'minillava' has no attribute {name!r}")
+    """`minillava.training`, imported when first used: it imports modules that are commands, such as `python -m minillava.eval.scenes`."""
+    if name != "training":
+        raise AttributeError(f"module 'minillava' has no attribute {name!r}")
+    import minillava.training
+
+    return minillava.training

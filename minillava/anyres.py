@@ -1,9 +1,9 @@
-"""LLaVA-NeXT's "anyres": a large picture seen twice, whole and small, and in full size, tile by tile.
+"""LLaVA-NeXT's "anyres": a large picture enters as several views, once whole and small, and once in full size, tile by tile.
 
-LLaVA-1.6 (January 2024). The picture is fitted into the best of a few allowed sizes (the grid pinpoints), letterboxed with black and cut into
-S x S tiles; in front of them goes the whole picture squashed to S x S. Each of these V views passes the tower and the projector alone. The
-tiles' features are then laid out as they lie in the picture, the letterbox's are cut away, and a learnt `image_newline` ends every row.
-Picture -> views (V, 3, S, S) -> features (V, P, C) -> rows (R, C), where R depends on the picture's shape.
+LLaVA-NeXT (LLaVA-1.6, January 2024). The picture is fitted into the best of a few allowed sizes (the grid pinpoints), its margins are filled with
+black, and it is cut into tiles of E x E; before them goes the whole picture, squashed to E x E. Each of these views passes the tower and the
+projector by itself. The tiles' features are then laid out as the tiles lie in the picture, the margins' are cut away, and a learnt
+`image_newline` ends every row of patches. Picture -> views (N, 3, E, E) -> features (N, P, C) -> (R, C), where R depends on the picture's shape.
 """
 
 import math
@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minillava.config import VisionConfig
+
 
 @dataclass(frozen=True)
 class Tiling:
-    """How one picture is cut: `rows` x `columns` tiles of `side` x `side` patches; `top` rows and `left` columns at either end are letterbox."""
+    """How a picture is cut: `rows` x `columns` tiles of `side` x `side` patches, with margins of `top` and `left` patches at either end."""
 
     rows: int
     columns: int
@@ -26,6 +28,7 @@ class Tiling:
 
     @property
     def height(self) -> int:
+        """Rows of patches that show the picture and not a margin."""
         return self.rows * self.side - 2 * self.top
 
     @property
@@ -33,12 +36,12 @@ class Tiling:
         return self.columns * self.side - 2 * self.left
 
     @property
-    def views(self) -> int:
+    def num_views(self) -> int:
         return 1 + self.rows * self.columns
 
     @property
-    def tokens(self) -> int:
-        """R: the small whole, then every row of patches and its newline."""
+    def num_tokens(self) -> int:
+        """R of one picture: the small whole, then every row of patches and its newline."""
         return self.side**2 + self.height * (self.width + 1)
 
     @classmethod
@@ -56,16 +59,16 @@ def best_pinpoint(size: tuple[int, int], pinpoints) -> tuple[int, int]:
     """The (height, width) that keeps most of the picture's pixels, and of those the one that wastes least."""
     width, height = size
 
-    def worth(pinpoint) -> tuple[int, int]:
+    def preference(pinpoint) -> tuple[int, int]:
         scale = min(pinpoint[1] / width, pinpoint[0] / height)
         kept = min(int(width * scale) * int(height * scale), width * height)
         return kept, kept - pinpoint[0] * pinpoint[1]
 
-    return tuple(max(pinpoints, key=worth))
+    return tuple(max(pinpoints, key=preference))
 
 
-def views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Image]:
-    """The picture squashed to S x S, and its tiles row by row."""
+def cut_views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Image]:
+    """The picture squashed to E x E, and its tiles row by row."""
     height, width = best_pinpoint(picture.size, pinpoints)
     across, down = width / picture.width, height / picture.height
     fitted = (width, min(math.ceil(picture.height * across), height)) if across < down else (min(math.ceil(picture.width * down), width), height)
@@ -76,12 +79,22 @@ def views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Image]
     return [picture.resize((image_size, image_size), Image.Resampling.BICUBIC), *tiles]
 
 
-def arrange(features: Tensor, tiling: Tiling, newline: Tensor) -> Tensor:
-    """One picture's features (V, P, C), the whole first, and `image_newline` (C,) -> (R, C), as they are read."""
+def arrange(features: Tensor, image_sizes: Tensor | None, newline: Tensor, pinpoints, vision: VisionConfig) -> Tensor:
+    """All pictures' views (N, P, C), and their image_sizes (pictures, 2) -> (R, C), as they are read. ValueError if the two do not fit."""
+    sizes = [] if image_sizes is None else image_sizes.tolist()
+    tilings = [Tiling.of(size, pinpoints, vision.image_size, vision.patch_size) for size in sizes]
+    counts = [tiling.num_views for tiling in tilings]
+    if sum(counts) != len(features):
+        raise ValueError(f"pixel_values holds {len(features)} views, but pictures of the sizes {sizes} in image_sizes have {sum(counts)}")
+    return torch.cat([arrange_one(views, tiling, newline) for views, tiling in zip(features.split(counts), tilings, strict=True)])  # (R, C)
+
+
+def arrange_one(features: Tensor, tiling: Tiling, newline: Tensor) -> Tensor:
+    """One picture's views (N, P, C), the whole first, and `image_newline` (C,) -> (R, C)."""
     whole, tiles = features[0], features[1:]
     C, (rows, columns, side) = features.shape[-1], (tiling.rows, tiling.columns, tiling.side)
     tiles = tiles.view(rows, columns, side, side, C).transpose(1, 2)  # (rows, side, columns, side, C)
-    field = tiles.reshape(rows * side, columns * side, C)
-    field = field[tiling.top : rows * side - tiling.top, tiling.left : columns * side - tiling.left]  # (height, width, C)
-    ends = newline.to(field.dtype).expand(tiling.height, 1, C)
-    return torch.cat([whole, torch.cat([field, ends], 1).flatten(0, 1)])  # (R, C)
+    grid = tiles.reshape(rows * side, columns * side, C)
+    grid = grid[tiling.top : rows * side - tiling.top, tiling.left : columns * side - tiling.left]  # (height, width, C)
+    ends = newline.to(grid.dtype).expand(tiling.height, 1, C)
+    return torch.cat([whole, torch.cat([grid, ends], 1).flatten(0, 1)])  # (R, C)

@@ -1,7 +1,7 @@
 """Attention: softmax(q k^T / sqrt(D)) v. One function, several implementations, one place that chooses.
 
 Attention Is All You Need (arXiv 1706.03762), section 3.2.1, with grouped queries (arXiv 2305.13245): H query heads share K key/value heads.
-Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S positions, so a prompt (T = S), a token decoded
+Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S positions, so a prompt (T = S), one token decoded
 against a cache (T = 1) and a question after a cached prefix (1 < T < S) are all the same call.
 """
 
@@ -13,23 +13,25 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, implementation: str = "sdpa", start: Tensor | None = None) -> Tensor:
-    """Attend. `start` (B,) int64: each row's first real position, when rows are padded on the left. A query that sees no key gives zeros.
+    """Attend. `start` (B,) int64: the first real position of each row of a batch padded on the left. A query without a visible key gives zeros.
 
-    Raises ValueError for an unknown implementation and for head counts that do not divide.
+    Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
     """
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads: one must divide the other")
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
-    return globals()[IMPLEMENTATIONS[implementation]](q, k, v, causal=causal, start=start)
+    known = implementations()
+    if implementation not in known:
+        raise ValueError(f"attention {implementation!r} is not one of {', '.join(known)}")
+    return known[implementation](q, k, v, causal=causal, start=start)
 
 
-# Names, not functions: they are looked up when called, so that a student's version counts.
-IMPLEMENTATIONS = {"eager": "eager_attention", "sdpa": "sdpa_attention"}
+def implementations() -> dict:
+    """The functions by their names. The table is made at each call, so that a function that took the place of one of ours is in it."""
+    return {"eager": eager_attention, "sdpa": sdpa_attention}
 
 
 def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tensor | None:
-    """Which key each query may see: True = visible, (T, S) or (B, 1, T, S); None when every key is."""
+    """Which keys each query may see: True = visible, (T, S) or (B, 1, T, S); None when it may see all."""
     mask = None
     if causal and T > 1:
         mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
@@ -41,7 +43,7 @@ def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tenso
 
 
 def eager_attention(q, k, v, *, causal, start=None):
-    """The formula, line by line: the specification of all the others."""
+    """The formula, line by line: the other implementations must equal it."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
@@ -50,13 +52,13 @@ def eager_attention(q, k, v, *, causal, start=None):
     if mask is None:
         return scores.softmax(-1) @ v
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
-    if start is not None:  # only left padding can leave a query with nothing to see
+    if start is not None:  # only left padding can leave a query without a visible key
         weights = weights.masked_fill(~mask, 0)
     return weights @ v
 
 
 def sdpa_attention(q, k, v, *, causal, start=None):
-    """PyTorch's fused kernels. They read "causal" as top-left aligned, so it serves only a whole prompt; else the mask is given."""
+    """PyTorch's fused kernels. Their `is_causal` aligns queries and keys at the first position, so it serves T = S alone; else the mask is given."""
     T, S = q.shape[2], k.shape[2]
     whole_prompt = causal and T == S and start is None
     mask = None if whole_prompt else visible(T, S, causal, start, q.device)

@@ -32,10 +32,9 @@ def load_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: lis
     """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other settings."""
     metadata, tensors = read_checkpoint(folder)
     stored = json.loads(metadata["settings"])
-    for name in sorted(stored.keys() | settings.keys()):
-        if stored.get(name) != settings.get(name):
-            difference = f"{name} {stored.get(name)!r}, not {settings.get(name)!r}"
-            raise UserError(f"{folder} holds a run with {difference}: resume it as it was begun, or choose another --out")
+    different = [f"{name} {stored.get(name)!r}, not {value!r}" for name, value in settings.items() if stored.get(name) != value]
+    if different:
+        raise UserError(f"{folder} holds a run with {'; '.join(different[:3])}: resume it as it was begun, or choose another --out")
     owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     with torch.no_grad():
         for name, p in parameters.items():

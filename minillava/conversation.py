@@ -1,14 +1,14 @@
 """Conversations: templates as data, and one pass from turns to `input_ids` and `labels`.
 
-A turn is ("user" | "assistant", text). LLaVA (arXiv 2304.08485, section 4.2) trains on the answers alone: a token pays loss when it
-lies in an answer or in the end that follows it, everything else is labelled -100.
+A turn is ("user" | "assistant", text). LLaVA (arXiv 2304.08485, section 4.2) trains on the answers alone: a token is supervised (its label is its
+id) when it lies in an answer or in the end that follows it; all others have the label -100.
 
     USER: <image>\\nWhat is this? ASSISTANT: A cat.</s>USER: What colour? ASSISTANT: Grey.</s>
                                            ^^^^^^^^^^^^                          ^^^^^^^^^^
 
-What differs from the original: the prompt is tokenized once, and where an answer lies is known from how the prompt was put
-together, never found by searching it. So "ASSISTANT:" or "</s>" typed by a person is text like any other, and no sample is lost to a
-"tokenization mismatch". The space before an answer belongs to its first token ("▁A"), so a prompt ends in "ASSISTANT:" without one.
+What differs from the original: the prompt is tokenized once, and where the answers lie is known from the parts it was joined from; the prompt is
+never searched. So "ASSISTANT:" or "</s>" typed by a person is text like any other, and no sample is lost to a "tokenization mismatch". The space
+before an answer belongs to its first token ("▁A"), so a prompt ends in "ASSISTANT:" without one.
 """
 
 import re
@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from minillava.errors import UserError
 from minillava.tokenizer import Control, Tokenizer
 
-IGNORE_INDEX = -100  # what cross entropy leaves out
+IGNORE_INDEX = -100  # the label that cross entropy leaves out
 IMAGE = Control("image")
 Turn = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Template:
-    """How turns become one string; "{}" is what was said, "<s>", "</s>" and "<|im_...|>" are control tokens."""
+    """How turns become one string. "{}" stands for a turn's text; "<s>", "</s>" and "<|im_...|>" are control tokens."""
 
     name: str
-    user: str  # without "{}" the question is dropped, as stage 1 of LLaVA-1.5 does
-    assistant: str  # up to "{}" it is the cue to answer; what follows ends the answer, and is learnt with it
+    user: str  # without "{}" the question is left out, as in stage 1 of LLaVA-1.5
+    assistant: str  # up to "{}" it is the prompt to answer; what follows ends the answer and is supervised with it
     system: str = ""  # before the first turn
     between: str = ""  # before each later question
 
@@ -75,7 +75,7 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """One conversation as the model eats it; `labels` is as long as `input_ids`, -100 where there is no loss."""
+    """One conversation: `input_ids`, `labels` of the same length, -100 where a token is not supervised, and the `text` they came from."""
 
     input_ids: list[int]
     labels: list[int]
@@ -83,7 +83,7 @@ class Encoded:
 
 
 def find_template(template: str | Template) -> Template:
-    """A template by its name; UserError for a name that there is not."""
+    """A template by its name; UserError for an unknown name."""
     if isinstance(template, Template):
         return template
     if not isinstance(template, str) or template not in TEMPLATES:
@@ -100,65 +100,65 @@ def encode(
 ) -> Encoded:
     """Tokenize a whole conversation in one pass.
 
-    `image_tokens` > 0 puts that many `<image>` ids and a newline before the first question (in "plain": instead of it); an
+    With `image_tokens` > 0, that many `<image>` ids and a newline stand before the first question (in "plain": instead of it); an
     "<image>" inside a turn is text. With `add_generation_prompt` the last turn must be a question, and the ids end where the answer
-    begins. The ids of a question are a prefix of the ids of the conversation that answers it. Raises UserError if the speakers do not
+    begins. The ids of a question are a prefix of the ids of the conversation that answers it. Raises UserError if user and assistant do not
     take turns.
     """
     template = find_template(template)
-    pieces = _pieces(template, turns, image_tokens, add_generation_prompt)
-    pieces = [(_known(part, tokenizer), pays) for part, pays in pieces]
-    ids, offsets = tokenizer.encode([part for part, _ in pieces])
-    pays_at = [pays for part, pays in pieces for _ in range(1 if isinstance(part, Control) else len(part))]
-    labels = [i if end > start and pays_at[end - 1] else IGNORE_INDEX for i, (start, end) in zip(ids, offsets, strict=True)]
+    parts = _parts(template, turns, image_tokens, add_generation_prompt)
+    parts = [(_resolve(part, tokenizer), supervised) for part, supervised in parts]
+    ids, offsets = tokenizer.encode([part for part, _ in parts])
+    supervised_at = [supervised for part, supervised in parts for _ in range(1 if isinstance(part, Control) else len(part))]  # for each character
+    labels = [i if end > start and supervised_at[end - 1] else IGNORE_INDEX for i, (start, end) in zip(ids, offsets, strict=True)]
     if tokenizer.adds_bos:
         ids, labels = [tokenizer.bos_id, *ids], [IGNORE_INDEX, *labels]
     return Encoded(ids, labels, render(template, turns, image_tokens > 0, add_generation_prompt))
 
 
 def render(template: str | Template, turns: Sequence[Turn], image: bool = False, add_generation_prompt: bool = False) -> str:
-    """The conversation as a string to look at; what was typed and what is a control token can no longer be told apart."""
-    pieces = _pieces(find_template(template), turns, int(image), add_generation_prompt)
-    return "".join("<image>" if part is IMAGE else part for part, _ in pieces)
+    """The conversation as one string for people to read: it no longer shows which "</s>" is a control token and which was typed."""
+    parts = _parts(find_template(template), turns, int(image), add_generation_prompt)
+    return "".join("<image>" if part is IMAGE else part for part, _ in parts)
 
 
-def _pieces(template: Template, turns: Sequence[Turn], image_tokens: int, prompt: bool) -> list[tuple[str, bool]]:
-    """The prompt in order as (part, does it pay loss)."""
+def _parts(template: Template, turns: Sequence[Turn], image_tokens: int, prompt: bool) -> list[tuple[str, bool]]:
+    """The whole prompt in order, as (part, is it supervised)."""
     _check(template, turns, prompt)
     image: list[str] = [IMAGE] * image_tokens
     cue, end = map(_split, template.assistant.split("{}"))
     gap = " " if cue and cue[-1].endswith(" ") else ""
     cue[-1:] = [cue[-1].removesuffix(" ")] if gap else cue[-1:]
 
-    pieces: list[tuple[str, bool]] = []
+    parts: list[tuple[str, bool]] = []
 
-    def put(parts: Iterable[str], pays: bool = False) -> None:
-        pieces.extend((part, pays) for part in parts if part)
+    def add(new: Iterable[str], supervised: bool = False) -> None:
+        parts.extend((part, supervised) for part in new if part)
 
-    put(_split(template.system))
-    for number, (speaker, text) in enumerate(turns):
-        if speaker == "assistant":
-            put(cue)
-            put([gap + text if text else "", *end], pays=True)  # nothing said: the end follows the cue at once
+    add(_split(template.system))
+    for number, (role, text) in enumerate(turns):
+        if role == "assistant":
+            add(cue)
+            add([gap + text if text else "", *end], supervised=True)  # the end of an empty answer follows the cue at once
             continue
-        put(_split(template.between) if number else ())
+        add(_split(template.between) if number else ())
         before, *after = template.user.split("{}")
-        put(_split(before))
-        put(image if number == 0 else ())
+        add(_split(before))
+        add(image if number == 0 else ())
         if after:
-            put(["\n" if image and number == 0 else "", text, *_split(after[0])])
-    put(cue if prompt else ())
-    return pieces
+            add(["\n" if image and number == 0 else "", text, *_split(after[0])])
+    add(cue if prompt else ())
+    return parts
 
 
 def _split(text: str) -> list[str]:
-    """A template's own text (never a user's), its control tokens apart."""
+    """A template's own text (never a user's) as text and control tokens."""
     parts = re.split(r"(</?s>|<\|im_\w+\|>)", text)
     return [Control(part) if i % 2 else part for i, part in enumerate(parts) if part]
 
 
-def _known(part: str, tokenizer: Tokenizer) -> str:
-    """`part`; "<s>" and "</s>" become this tokenizer's own begin and end, a control token that it has not becomes text."""
+def _resolve(part: str, tokenizer: Tokenizer) -> str:
+    """`part` for this tokenizer: "<s>" and "</s>" become its own begin and end tokens, a control token that it lacks becomes text."""
     if not isinstance(part, Control):
         return part
     part = {"<s>": Control("bos"), "</s>": Control("eos")}.get(part, part)
@@ -171,9 +171,9 @@ def _check(template: Template, turns: Sequence[Turn], add_generation_prompt: boo
     for number, turn in enumerate(turns):
         expected = ("user", "assistant")[number % 2]
         if not (isinstance(turn, tuple | list) and len(turn) == 2 and all(isinstance(x, str) for x in turn)):
-            raise UserError(f"Turn {number + 1} must be a pair (speaker, text) of strings, not {turn!r}.")
+            raise UserError(f"Turn {number + 1} must be a pair (role, text) of strings, not {turn!r}.")
         if turn[0] != expected:
-            raise UserError(f"Turn {number + 1} is spoken by {turn[0]!r}, but {expected!r} is due: speakers take turns, user first.")
+            raise UserError(f"Turn {number + 1} is of the role {turn[0]!r} where {expected!r} is due: user and assistant take turns, user first.")
     if add_generation_prompt and turns[-1][0] == "assistant":
         raise UserError("The last turn is already an answer; a prompt must end in a question.")
     if "{}" not in template.user and len(turns) > 2:

@@ -1,6 +1,7 @@
-"""The KV cache: keys and values of the positions already seen, so that decoding a token computes one position and not all of them.
+"""The KV cache: keys and values of the positions that have run, so that decoding a token computes one position and not all of them.
 
-Allocated once at its full length and passed in; the model never holds it. Two tensors (L, B, K, capacity, D); `length` positions are filled.
+It is allocated once at its full length and passed in; the model never holds it. Two tensors (L, B, K, capacity, D), of which `length` positions
+are filled.
 """
 
 import torch
@@ -22,7 +23,10 @@ class KVCache:
         return self.keys.shape[3]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new positions of one layer; give back all S filled so far, as views. `length` moves once, after the last layer."""
+        """Write one layer's k and v of the new positions (B, K, T, D); return those of all S positions, as views. ValueError when it is full.
+
+        `length` is not changed here, but once, by the model, after its last layer.
+        """
         end = self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")
@@ -31,5 +35,5 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
 
     def truncate(self, length: int) -> None:
-        """Forget the positions from `length` on (a stopped answer, a withdrawn question)."""
+        """Forget the positions from `length` on."""
         self.length = min(self.length, length)

@@ -1,8 +1,9 @@
-"""LLaMA, and so Vicuna: a decoder-only transformer.
+"""LLaMA, a decoder-only transformer; Vicuna is LLaMA trained further on conversations.
 
 LLaMA (arXiv 2302.13971), section 2.2: RMSNorm before each part (arXiv 1910.07467), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202);
 grouped-query attention (arXiv 2305.13245). input_ids (B, T) -> logits (B, T, V).
-Differs from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE turns the two halves of a head, not neighbours.
+Differs from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE pairs number i of a head with number i + D / 2, not
+with its neighbour.
 """
 
 import math
@@ -17,7 +18,7 @@ from minillava.kv_cache import KVCache
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight. No mean is taken off, no bias added."""
+    """x / sqrt(mean(x^2) + eps) * weight. No mean is subtracted and no bias added."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()
@@ -28,20 +29,20 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-def rms_norm(x, weight, eps):
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    normed = x.float()
+    normed = normed * torch.rsqrt(normed.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
 
 
 def rope_frequencies(config: TextConfig) -> Tensor:
-    """How fast each pair of a head turns, in radians a position: (D / 2,) fp32. theta^(-2i/D), slowed where the config wants a longer context."""
+    """theta^(-2i/D), the angle in radians by which pair i turns from one position to the next: (D / 2,) fp32. Scaling lengthens the context."""
     D = config.head_dim
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)
     scaling = config.rope_scaling or {}
     if scaling.get("rope_type") == "linear":
         return frequencies / scaling["factor"]
-    if scaling.get("rope_type") == "llama3":  # slow turns are slowed by `factor`, fast ones kept, those between blended
+    if scaling.get("rope_type") == "llama3":  # low frequencies are divided by `factor`, high ones kept, those between blended
         wavelength = 2 * math.pi / frequencies
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         blend = ((scaling["original_max_position_embeddings"] / wavelength - low) / (high - low)).clamp(0, 1)
@@ -50,14 +51,14 @@ def rope_frequencies(config: TextConfig) -> Tensor:
 
 
 def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tuple[Tensor, Tensor]:
-    """cos and sin of position x frequency for the positions start..end-1: (T, D) each, both halves alike."""
+    """cos and sin of position * frequency for the positions start..end-1: (T, D) each, its two halves alike."""
     angles = torch.arange(start, end, dtype=torch.float32, device=device)[:, None] * frequencies.to(device)  # (T, D / 2)
     angles = torch.cat([angles, angles], -1)  # (T, D)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i + D/2}) by its position's angle. Scores then depend on the distance of two positions alone."""
+    """Rotate each pair (x_i, x_{i + D/2}) by its position's angle. q k^T then depends on the distance of two positions alone."""
     first, second = x.chunk(2, -1)  # (B, H, T, D / 2) each
     return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
 
@@ -84,7 +85,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU: the gate decides, number by number, what of `up` goes on."""
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -114,17 +115,17 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config, self.attention = config, attention
         weight = 0.02 * torch.randn(config.vocab_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)  # a ready weight: Embedding's own init is slow on the meta device
+        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)  # a ready weight, since Embedding's own init is slow on the meta device
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # (D / 2,): a constant, so neither a parameter nor in the files
 
     def hidden_states(self, inputs_embeds, attention_mask=None, cache: KVCache | None = None):
-        """(B, T, C) -> (B, T, C), normed, ready for the head. `attention_mask` (B, S) is 0 on padding, at the left or the right.
+        """(B, T, C) -> (B, T, C), after the last norm. `attention_mask` (B, S) is 0 on padding, which may be on the left or on the right.
 
-        Padding on the right needs nothing: no real position looks that way. On the left it is hidden from the first real position on; the
-        row's positions are shifted by it, which RoPE, being relative, does not feel.
+        Padding on the right needs no mask, since attention is causal. Padding on the left is masked in attention; it also shifts the row's
+        positions, which changes nothing, since RoPE is relative.
         """
         past, T = (cache.length if cache else 0), inputs_embeds.shape[1]
         start = cache.start if cache else None

@@ -1,9 +1,9 @@
-"""What was said and shown, as what the model eats: turns and a picture to `input_ids` and `pixel_values`.
+"""From turns and a picture to the model's inputs, `input_ids` and `pixel_values`.
 
-    processor("What is this?", "cat.png") -> {"input_ids": (1, T) int64, "pixel_values": (1, 3, S, S) float32}
+    processor("What is this?", "cat.png") -> {"input_ids": (1, T) int64, "pixel_values": (1, 3, E, E) float32}
 
-The picture's P placeholder ids stand before the first question; the model puts P image features in their place. The folder format is
-transformers': what `save` writes, `AutoProcessor.from_pretrained` reads, and the other way round.
+The picture's placeholder ids stand before the first question; the model puts image features in their place. The folder format is transformers':
+`AutoProcessor.from_pretrained` reads what `save` writes, and `from_folder` reads what transformers writes.
 """
 
 import json
@@ -16,20 +16,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minillava.anyres import Tiling, views
+from minillava.anyres import Tiling, cut_views
 from minillava.config import LlavaConfig
 from minillava.conversation import Template, Turn, encode, find_template
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 from minillava.image import CLIP_MEAN, CLIP_STD, open_image, preprocess
-from minillava.tokenizer import NAMES, Tokenizer
+from minillava.tokenizer import CONTROL_TOKENS, Tokenizer
 
 BICUBIC = 3  # PIL's number, which preprocessor_config.json holds
 
 
 @dataclass(frozen=True)
 class Processor:
-    """Tokenizer, template and picture preparation of one model; holds no state."""
+    """Tokenizer, conversation template and image preprocessing of one model. Immutable."""
 
     tokenizer: Tokenizer
     image_size: int
@@ -44,12 +44,12 @@ class Processor:
     def __post_init__(self):
         find_template(self.template)
 
-    def image_tokens(self, image: str | Path | Image.Image | None) -> int:
-        """How many placeholder ids a picture takes: P, but in LLaVA-NeXT as many as its shape asks for. None takes none."""
+    def count_image_tokens(self, image: str | Path | Image.Image | None) -> int:
+        """How many placeholder ids a picture takes: P, in LLaVA-NeXT as many as its shape asks for. None takes none."""
         if image is None:
             return 0
         if self.image_grid_pinpoints:
-            return Tiling.of(open_image(image).size, self.image_grid_pinpoints, self.image_size, self.patch_size).tokens
+            return Tiling.of(open_image(image).size, self.image_grid_pinpoints, self.image_size, self.patch_size).num_tokens
         return (self.image_size // self.patch_size) ** 2 + (self.vision_feature_select_strategy == "full")
 
     @property
@@ -62,31 +62,33 @@ class Processor:
         image: str | Path | Image.Image | None = None,
         add_generation_prompt: bool = True,
     ) -> dict[str, Tensor]:
-        """One question (a str) or a whole conversation, and perhaps a picture, shown before the first question.
+        """One question (a str) or a whole conversation, with a picture before its first question or without one.
 
-        Text that holds "<image>" or "</s>" stays text. Raises UserError for speakers out of turn and for a picture that cannot be read.
+        Returns input_ids (1, T) int64, and for a picture pixel_values (1, 3, E, E) float32 (LLaVA-NeXT: see `image_inputs`). "<image>" or
+        "</s>" in a turn stays text. Raises UserError for turns out of order and for a picture that cannot be read.
         """
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
         picture = None if image is None else open_image(image)
-        ids = encode(self.tokenizer, self.template, turns, self.image_tokens(picture), add_generation_prompt).input_ids
-        return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self.pixels(picture)}  # (1, T)
+        ids = encode(self.tokenizer, self.template, turns, self.count_image_tokens(picture), add_generation_prompt).input_ids
+        return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self.image_inputs(picture)}  # (1, T)
 
-    def pixels(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
-        """One picture for the model: pixel_values float32 (1, 3, S, S), or LLaVA-NeXT's views (V, 3, S, S) and image_sizes (1, 2)."""
+    def image_inputs(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
+        """One picture for the model: pixel_values (1, 3, E, E) float32, or LLaVA-NeXT's views (N, 3, E, E) and image_sizes (1, 2) int64."""
         if image is None:
             return {}
         picture = open_image(image)
         if not self.image_grid_pinpoints:
-            return {"pixel_values": preprocess(picture, self.image_size, self.pad, self.mean, self.std)[None]}  # (1, 3, S, S)
-        cut = [preprocess(view, self.image_size, False, self.mean, self.std) for view in views(picture, self.image_grid_pinpoints, self.image_size)]
-        return {"pixel_values": torch.stack(cut), "image_sizes": torch.tensor([picture.size])}  # (V, 3, S, S), (1, 2)
+            return {"pixel_values": preprocess(picture, self.image_size, self.pad, self.mean, self.std)[None]}  # (1, 3, E, E)
+        views = cut_views(picture, self.image_grid_pinpoints, self.image_size)
+        pixel_values = torch.stack([preprocess(view, self.image_size, False, self.mean, self.std) for view in views])  # (N, 3, E, E)
+        return {"pixel_values": pixel_values, "image_sizes": torch.tensor([picture.size])}  # (1, 2)
 
     # ------------------------------------------------------------------ folders
     @classmethod
     def for_model(cls, tokenizer: Tokenizer, config: LlavaConfig, **options) -> "Processor":
         """The processor that fits `config`; a tokenizer without `<image>` and `<pad>` gets them after its last id."""
-        if NAMES["image"] not in tokenizer.controls:
-            tokenizer = tokenizer.extended(NAMES["image"], NAMES["pad"])
+        if CONTROL_TOKENS["image"] not in tokenizer.controls:
+            tokenizer = tokenizer.extended(CONTROL_TOKENS["image"], CONTROL_TOKENS["pad"])
         if tokenizer.image_id != config.image_token_id:
             raise UserError(f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}.")
         vision = config.vision_config
@@ -121,13 +123,15 @@ class Processor:
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's and the processor's files, which `from_folder` and transformers' AutoProcessor read."""
-        folder, template = Path(folder), find_template(self.template)
-        tokenizer = self.tokenizer
+        folder, template, tokenizer = Path(folder), find_template(self.template), self.tokenizer
+        kind, special = ("LlavaImageProcessor", {"do_pad": True}) if self.pad else ("CLIPImageProcessor", {})
+        if self.image_grid_pinpoints:
+            kind, special = "LlavaNextImageProcessor", {"image_grid_pinpoints": [list(pair) for pair in self.image_grid_pinpoints]}
         tokenizer.save(folder / "tokenizer.json")
         write_json(
             folder / "preprocessor_config.json",
             {
-                "image_processor_type": "LlavaImageProcessor" if self.pad else "CLIPImageProcessor",
+                "image_processor_type": kind,
                 "do_convert_rgb": True,
                 "do_resize": True,
                 "size": {"shortest_edge": self.image_size},
@@ -139,14 +143,14 @@ class Processor:
                 "do_normalize": True,
                 "image_mean": list(self.mean),
                 "image_std": list(self.std),
-                **({"do_pad": True} if self.pad else {}),
+                **special,
                 "conversation_template": template.name,
             },
         )
         write_json(
             folder / "processor_config.json",
             {
-                "processor_class": "LlavaProcessor",
+                "processor_class": "LlavaNextProcessor" if self.image_grid_pinpoints else "LlavaProcessor",
                 "image_token": tokenizer.names["image"],
                 "patch_size": self.patch_size,
                 "num_additional_image_tokens": 1,  # CLS, which the strategy "default" drops again

@@ -3,11 +3,10 @@
     encode("a cat.")                               -> ids [263, 6635, 29889], offsets [(0, 1), (1, 5), (5, 6)]
     encode(["USER: ", Control("<image>"), "\\nHi"])  -> one pass over the whole prompt; a Control is one character of it
 
-What differs from the textbook: **typed text never becomes a control token.** Ordinary tokenizers look for "</s>" in the text, so
-whoever types it ends the turn. Here the control tokens are taken out of the vocabulary's search and each is put back under one
-private-use character, which no typed text may hold. The library still sees the whole prompt at once, so the ids are the official
-ones (where a word after `<image>` gets its "▁" is decided by the tokenizer.json, as ever), and "</s>" typed by a person is
-the four characters that it is.
+What differs from the textbook: **typed text never becomes a control token.** Ordinary tokenizers search the text for "</s>", so a person who types
+it ends the turn. Here the library does not know the control tokens by their names: a private-use character stands for each, and in typed text
+such characters become U+FFFD. The library still sees the whole prompt at once, so the ids are the official ones (whether a word after `<image>` gets
+a "▁" is decided by the tokenizer.json), and a typed "</s>" is four ordinary characters.
 
 Source: LLaMA's sentencepiece BPE (arXiv 2302.13971, section 2.1: digits split, unknown characters fall back to bytes).
 """
@@ -23,7 +22,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 
-NAMES = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "image": "<image>"}  # LLaMA's, and llava-hf's two
+CONTROL_TOKENS = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "image": "<image>"}  # LLaMA's names, and llava-hf's two
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 FIRST_CONTROL, LAST_CONTROL = 0x10F000, 0x10FFFD  # private-use characters that stand for control tokens inside the library
 NO_CONTROL = dict.fromkeys(range(FIRST_CONTROL, LAST_CONTROL + 1), "\N{REPLACEMENT CHARACTER}")
@@ -38,7 +37,7 @@ class Tokenizer:
 
     def __init__(self, spec: dict, names: dict[str, str] | None = None):
         self.spec = spec
-        self.names = {**NAMES, **(names or {})}
+        self.names = {**CONTROL_TOKENS, **(names or {})}
         try:
             self._official = tokenizers.Tokenizer.from_str(json.dumps(spec))
             self._build()
@@ -46,7 +45,7 @@ class Tokenizer:
             raise UserError(f"The tokenizer.json cannot be used: {' '.join(str(error).split())}.") from None
 
     def _build(self) -> None:
-        """The library's tokenizer without the control tokens' names, with a private-use character for each."""
+        """The library's tokenizer with a private-use character in place of each control token's name."""
         added = self.spec.get("added_tokens", [])
         named = set(self.names.values())
         self.controls = {t["content"]: t["id"] for t in added if t.get("special") or t["content"] in named}
@@ -54,7 +53,7 @@ class Tokenizer:
             json.dumps({**self.spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
         )
         self._character = {name: chr(FIRST_CONTROL + i) for i, name in enumerate(self.controls)}
-        self._official_id: dict[int, int] = {}  # added tokens are numbered anew in the inner tokenizer
+        self._official_id: dict[int, int] = {}  # the inner tokenizer gives added tokens other ids
         for token in added:
             flags = {key: token.get(key, False) for key in ("lstrip", "rstrip", "single_word")}
             control = token["content"] in self.controls
@@ -79,7 +78,7 @@ class Tokenizer:
         names = {}
         for role, value in read_json(config).items() if config.exists() else ():
             value = value.get("content") if isinstance(value, dict) else value
-            if isinstance(value, str) and role.removesuffix("_token") in NAMES and role.endswith("_token"):
+            if isinstance(value, str) and role.removesuffix("_token") in CONTROL_TOKENS and role.endswith("_token"):
                 names[role.removesuffix("_token")] = value
         try:
             return cls(spec, names)
@@ -92,8 +91,8 @@ class Tokenizer:
 
         Unlike LLaMA's, punctuation and newlines are tokens of their own, so " cat" is the same token in "a cat." and "a cat,".
         """
-        first = [NAMES["unk"], NAMES["bos"], NAMES["eos"]]
-        model = tokenizers.Tokenizer(models.BPE(unk_token=NAMES["unk"], byte_fallback=True, fuse_unk=True))
+        first = [CONTROL_TOKENS["unk"], CONTROL_TOKENS["bos"], CONTROL_TOKENS["eos"]]
+        model = tokenizers.Tokenizer(models.BPE(unk_token=CONTROL_TOKENS["unk"], byte_fallback=True, fuse_unk=True))
         model.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first"),
@@ -117,7 +116,7 @@ class Tokenizer:
         )
         spec = json.loads(model.to_str())
         spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in first]
-        return cls(spec).extended(NAMES["image"], NAMES["pad"])
+        return cls(spec).extended(CONTROL_TOKENS["image"], CONTROL_TOKENS["pad"])
 
     def extended(self, *names: str) -> "Tokenizer":
         """This tokenizer with further control tokens after its last id; names that it already knows keep their ids."""
@@ -217,7 +216,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Turns ids into text one at a time; what is not yet a whole character is held back. Constant work for each id."""
+    """Turns ids into text one at a time, holding back bytes that are not yet a whole character. Constant work for each id."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
         self.tokenizer = tokenizer
@@ -230,7 +229,7 @@ class StreamDecoder:
         return self._text(b"" if token_id in self.skipped else self.tokenizer.token_bytes(token_id))
 
     def end(self) -> str:
-        """What was held back and will never be a whole character."""
+        """The text of what is still held back, U+FFFD for bytes that are no whole character."""
         return self._text(b"", final=True)
 
     def _text(self, data: bytes, final: bool = False) -> str:

@@ -20,7 +20,7 @@ from minillava.conversation import Encoded, encode
 from minillava.data.dataset import JsonSamples, LengthGroups, Sample, SceneSamples, collate
 from minillava.errors import UserError
 from minillava.eval.scenes import cases, score_pictures
-from minillava.generate import generate
+from minillava.generation import generate
 from minillava.loop import LoopConfig, fit, next_token_loss
 from minillava.model import Llava
 from minillava.processor import Processor
@@ -75,10 +75,10 @@ class TrainConfig(LoopConfig):
 def loss(model: Llava, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy of the supervised tokens.
 
-    batch: input_ids, labels (-100 = no loss), attention_mask (B, T) int64; pixel_values (pictures, 3, height, width), and image_sizes for
+    batch: input_ids, labels (-100 = no loss), attention_mask (B, T) int64; pixel_values (N, 3, E, E), and image_sizes for
     LLaVA-NeXT. Raises ValueError where no token is supervised or pictures do not fit the prompt.
     """
-    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), image_sizes=batch.get("image_sizes"))  # (B, T, C)
+    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
     return next_token_loss(model.language_model, embeds, batch["labels"], batch.get("attention_mask"))
 
 
@@ -121,11 +121,11 @@ class Batches:
         return [(self._encode(sample), sample) for sample in chosen]
 
     def _encode(self, sample: Sample) -> Encoded:
-        return encode(self.processor.tokenizer, self.processor.template, sample.turns, self.processor.image_tokens(sample.picture))
+        return encode(self.processor.tokenizer, self.processor.template, sample.turns, self.processor.count_image_tokens(sample.picture))
 
     def _make(self, step: int) -> dict[str, Tensor]:
         rows = self.groups[step]
-        pictures = [self.processor.pixels(sample.picture) for _, sample in rows if sample.picture is not None]
+        pictures = [self.processor.image_inputs(sample.picture) for _, sample in rows if sample.picture is not None]
         pictures = {name: torch.cat([picture[name] for picture in pictures]) for name in (pictures[0] if pictures else ())}
         return {**collate([encoded for encoded, _ in rows]), **pictures}
 

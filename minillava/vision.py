@@ -1,25 +1,31 @@
-"""CLIP's vision transformer, read as LLaVA reads it: the patches of the last block but one.
+"""CLIP's vision transformer, as LLaVA uses it: a picture becomes the features of its patches, taken after the last block but one.
 
 Learning Transferable Visual Models (arXiv 2103.00020), section 2.4; LLaVA (arXiv 2304.08485), section 4.1.
-pixel_values (B, 3, S, S) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its key in the
+pixel_values (B, 3, E, E) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its key in the
 files is misspelt `pre_layrnorm`), and LLaVA stops at layer -2 and drops CLS, so the last block and `post_layernorm` are never run.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from minillava.attention import attention
 from minillava.config import VisionConfig
 from minillava.errors import UserError
 
 
-def quick_gelu(x):
+def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
+    """Cut pictures into patches of p x p pixels, row by row: (B, 3, E, E) -> (B, P, 3 * p * p), a patch's pixels channel by channel."""
+    x = pixel_values.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)  # (B, 3, rows, columns, p, p)
+    return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, P, 3 * p * p)
+
+
 class PatchEmbedding(nn.Module):
-    """Cut the picture into patches, one linear map each (a convolution whose stride is its kernel); put CLS in front; add positions."""
+    """One linear map for each patch, CLS before them, and a learnt position added to each."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -29,8 +35,8 @@ class PatchEmbedding(nn.Module):
         self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
 
     def forward(self, pixel_values):
-        patches = self.patch_embedding(pixel_values)  # (B, C, S/patch, S/patch)
-        patches = patches.flatten(2).transpose(1, 2)  # (B, P, C)
+        weight = self.patch_embedding.weight  # (C, 3, p, p): a convolution in the files, which is this matrix, since its stride is its kernel
+        patches = F.linear(patchify(pixel_values.to(weight.dtype), weight.shape[-1]), weight.flatten(1))  # (B, P, C)
         cls = self.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)  # (B, 1, C)
         return torch.cat([cls, patches], 1) + self.position_embedding.weight  # (B, 1 + P, C)
 
@@ -76,7 +82,7 @@ class VisionLayer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The tower. `feature_layer` counts as in hidden_states: 0 is the embeddings, -1 the last block's output, -2 the one before."""
+    """The tower. `feature_layer` counts as transformers' hidden_states: 0 is the embeddings, -1 the last block's output, -2 the one before."""
 
     def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
         super().__init__()
@@ -87,12 +93,12 @@ class VisionTransformer(nn.Module):
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # CLIP's pooled CLS only; LLaVA never uses it
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # for CLIP's pooled CLS, which LLaVA never uses
 
     def forward(self, pixel_values):
-        """(B, 3, S, S) normalised -> (B, P, C), or (B, 1 + P, C) with CLS kept."""
+        """(B, 3, E, E), normalized -> (B, P, C), or (B, 1 + P, C) where CLS is kept."""
         blocks = self.feature_layer if self.feature_layer >= 0 else len(self.layers) + 1 + self.feature_layer
-        x = self.pre_layrnorm(self.embeddings(pixel_values.to(self.embeddings.patch_embedding.weight.dtype)))  # (B, 1 + P, C)
+        x = self.pre_layrnorm(self.embeddings(pixel_values))  # (B, 1 + P, C)
         for layer in self.layers[:blocks]:
             x = layer(x, self.attention)
         return x if self.keep_cls else x[:, 1:]  # (B, P, C)

@@ -4,10 +4,10 @@
     load_language_model("vicuna-7b")    -> LanguageModel           save_language_model(model, tokenizer, folder)
     load_vision_tower("clip-vit-l-336") -> VisionTransformer       save_vision_tower(model, folder)
 
-The parameters here bear the leaf names of Hugging Face's files, so a layout is a few prefixes and theirs for ours; the same pairs, read
-the other way, are the export. Loading is strict: a tensor that is unknown, missing or misshaped is an error that names it. The model is
-built on the meta device, where it takes no memory, the file is mapped, and its tensors become the parameters. Nothing is ever unpickled:
-a pickle is a program.
+The parameters here have the last parts of Hugging Face's names, so a layout is a few pairs of prefixes, the file's and ours; the same pairs, read
+from right to left, are the export. Loading is strict: a tensor that is unknown, missing or of the wrong shape is an error that names it. The model
+is built on the meta device, where it takes no memory, the file is mapped, and its tensors become the parameters. Nothing is ever unpickled, since
+a pickle can run any program.
 """
 
 import re
@@ -21,10 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minillava.attention import IMPLEMENTATIONS
-from minillava.config import LlavaConfig, TextConfig, VisionConfig, section
+from minillava.attention import implementations
+from minillava.config import LlavaConfig
 from minillava.errors import UserError
 from minillava.files import inside, read_json, write_atomically, write_json
+from minillava.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
 from minillava.processor import Processor
@@ -36,7 +37,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 SMALL = 1_000_000_000  # bytes: on a CPU, weights up to this size are computed with in float32
 
 # ---------------------------------------------------------------------------------------------------------------- layouts
-Rules = tuple[tuple[str, str], ...]  # (prefix in the file, prefix here); the first that fits counts
+Rules = tuple[tuple[str, str], ...]  # (prefix in the file, prefix here); the first that fits is taken
 
 
 def _tower(prefix: str) -> Rules:
@@ -116,39 +117,40 @@ def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "
     float32 for small files on a CPU. attention: auto, eager, sdpa.
     """
     folder = find_folder(path)
-    processor = Processor.from_folder(folder, LlavaConfig.from_hf(_read_config(folder)))
+    processor = Processor.from_folder(folder, read_config(_config_values(folder)))
     model = load_model(folder, device, dtype, attention)
     _check_vocabulary(processor, model.config, folder)
     return model, processor
 
 
 def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> Llava:
-    """The LLaVA alone, without tokenizer.json."""
+    """The LLaVA without its processor, from a folder that needs no tokenizer.json; options and errors as `load`."""
     folder = find_folder(path)
-    config = LlavaConfig.from_hf(_read_config(folder))
+    config = read_config(_config_values(folder))
     return _load(partial(Llava, config), "", folder, device, dtype, attention)
 
 
 def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
-    """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA."""
+    """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA or LLaVA-NeXT; options and errors as `load`."""
     folder = find_folder(path)
-    values = _read_config(folder)
-    config = LlavaConfig.from_hf(values).text_config if values["model_type"] == "llava" else TextConfig.from_hf(values)
+    config = read_text_config(_config_values(folder))
     return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
 
 
 def load_vision_tower(
     path: str | Path, feature_layer: int = -2, keep_cls: bool = False, device: str = "auto", dtype: str = "auto", attention: str = "auto"
 ) -> VisionTransformer:
-    """CLIP's vision tower, from a whole CLIP, from a tower saved alone, or from a LLaVA."""
+    """CLIP's vision tower, from a whole CLIP, a tower saved alone, or a LLaVA.
+
+    It gives the features of `feature_layer`, counted as in `VisionTransformer`, with CLS if `keep_cls`. Other options and errors as `load`.
+    """
     folder = find_folder(path)
-    values = _read_config(folder)
-    config = VisionConfig.from_hf(section(values, "vision_config") or values)
+    config = read_vision_config(_config_values(folder))
     return _load(partial(VisionTransformer, config, feature_layer, keep_cls), "vision_tower.", folder, device, dtype, attention)
 
 
 def find_folder(path: str | Path) -> Path:
-    """The weights folder `path`, seen from here or from the repository's root. A Hub id would be turned into a folder here."""
+    """The weights folder `path`, relative to the working folder or to the repository's root; UserError if there is none."""
     for folder in (Path(path), ROOT / path):
         if folder.is_dir():
             return folder
@@ -158,7 +160,8 @@ def find_folder(path: str | Path) -> Path:
     raise UserError(f"There is no weights folder {path}{hub}.")
 
 
-def _read_config(folder: Path) -> dict:
+def _config_values(folder: Path) -> dict:
+    """The object in the folder's config.json."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a weights folder: it has no config.json.")
@@ -169,43 +172,43 @@ def _read_config(folder: Path) -> dict:
 
 
 def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str):
-    """Build without memory, then let the file's tensors be the parameters. `prefix` is what the module is called in a LLaVA."""
+    """Build on the meta device, then take the file's tensors as parameters. `prefix` is the module's name in a LLaVA."""
     implementation = "sdpa" if attention == "auto" else attention
-    if implementation not in IMPLEMENTATIONS:
-        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(IMPLEMENTATIONS)}.")
-    place, files = find_device(device), tensor_files(folder)
-    number_type = _find_dtype(dtype, place, files.values())
+    if implementation not in implementations():
+        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(implementations())}.")
+    target, files = find_device(device), tensor_files(folder)
+    torch_dtype = _find_dtype(dtype, target, files.values())
     with torch.device("meta"):
         module = build(attention=implementation)
     wanted = {prefix + name: parameter for name, parameter in module.state_dict().items()}
     sources = _match(files, wanted, folder)
     tensors = {}
     for path, names in _by_file(files, sources).items():
-        with _open(path, place) as file:
+        with _open(path, target) as file:
             _check_shapes(file, {name: wanted[sources[name]] for name in names}, path)
-            tensors |= {sources[name].removeprefix(prefix): file.get_tensor(name).to(number_type) for name in names}
+            tensors |= {sources[name].removeprefix(prefix): file.get_tensor(name).to(torch_dtype) for name in names}
     module.load_state_dict(tensors, assign=True)
     return module.eval()
 
 
 def find_device(device: str) -> torch.device:
-    """The device by its name; UserError if the machine has none such."""
+    """The device by its name; UserError if this machine does not have it."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
-        place = None
-    if place is None or place.type not in ("cpu", "cuda", "mps"):
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"There is no device {str(device)!r}; give auto, cpu, cuda, cuda:1 or mps.")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[place.type]
-    if (place.index or 0) >= count:
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[found.type]
+    if (found.index or 0) >= count:
         raise UserError(f"The device {device} was asked for, but this machine has {count} devices of that kind that PyTorch can use.")
-    return place
+    return found
 
 
 def _find_dtype(dtype: str, device: torch.device, files: Iterable[Path]) -> torch.dtype | None:
-    """None: as in the file."""
+    """The dtype to load in; None keeps the file's."""
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
         small = sum(path.stat().st_size for path in set(files)) < SMALL
@@ -278,14 +281,14 @@ def _match(files: dict[str, Path], wanted: dict[str, Tensor], folder: Path) -> d
     if missing:
         back = [(new, old) for old, new in LAYOUTS[layout]]
         raise UserError(f"{folder} lacks the tensor {rename(missing[0], back) or missing[0]}{_and_more(missing)}.")
-    unknown = [name for name in names if ours[name] not in wanted and not _spare(ours[name], wanted)]
+    unknown = [name for name in names if ours[name] not in wanted and not _not_needed(ours[name], wanted)]
     if unknown:
         raise UserError(f"{folder} holds the tensor {unknown[0]}, which this model has no place for{_and_more(unknown)}.")
     return {name: ours[name] for name in names if ours[name] in wanted}
 
 
-def _spare(name: str | None, wanted: dict[str, Tensor]) -> bool:
-    """Known, and not needed: a part of LLaVA that was not asked for, or the copy of a tied head."""
+def _not_needed(name: str | None, wanted: dict[str, Tensor]) -> bool:
+    """Is this a known tensor of a part of LLaVA that was not asked for, or the copy of a tied head?"""
     if name is None:
         return False
     part = name.split(".")[0] + "."
@@ -310,7 +313,7 @@ def _and_more(names: list) -> str:
 
 
 def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -> None:
-    """Every id that text can give has a row; `<image>` needs none, for a picture takes its place, and `<pad>` is never looked at."""
+    """Every id that text can give must have an embedding; `<image>` and `<pad>` need none, since neither is ever looked up."""
     rows, tokenizer = config.text_config.vocab_size, processor.tokenizer
     beyond = set(range(rows, tokenizer.vocab_size)) - {tokenizer.image_id, tokenizer.pad_id}
     if beyond:
@@ -321,13 +324,13 @@ def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -
 def save(model: Llava, processor: Processor, folder: str | Path, dtype: str = "auto") -> None:
     """Write a weights folder in llava-hf's layout, which `load` and transformers read. dtype "auto" keeps the model's."""
     processor.save(folder)
-    _save(model, "", "llava-hf", model.config.to_hf(), Path(folder), dtype)
+    _save(model, "", "llava-hf", write_config(model.config), Path(folder), dtype)
 
 
 def save_language_model(model: LanguageModel, tokenizer: Tokenizer, folder: str | Path, dtype: str = "auto") -> None:
     """Write a plain LLaMA."""
     tokenizer.save(Path(folder) / "tokenizer.json")
-    _save(model, "language_model.", "llama", {"architectures": ["LlamaForCausalLM"], **model.config.to_hf()}, Path(folder), dtype)
+    _save(model, "language_model.", "llama", write_text_config(model.config), Path(folder), dtype)
 
 
 def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str = "auto") -> None:
@@ -335,13 +338,13 @@ def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str =
     size = model.config.image_size
     pictures = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     write_json(Path(folder) / "preprocessor_config.json", pictures)
-    _save(model, "vision_tower.", "clip", {"architectures": ["CLIPVisionModel"], **model.config.to_hf()}, Path(folder), dtype)
+    _save(model, "vision_tower.", "clip", write_vision_config(model.config), Path(folder), dtype)
 
 
 def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str) -> None:
-    """config.json comes last: a new folder whose writing was cut short is not taken for a model."""
-    number_type = None if dtype == "auto" else DTYPES[dtype]
+    """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model."""
+    torch_dtype = None if dtype == "auto" else DTYPES[dtype]
     back = [(new, old) for old, new in LAYOUTS[layout]]
-    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", number_type).contiguous() for name, tensor in module.state_dict().items()}
+    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in module.state_dict().items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(folder / "config.json", config)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TEXT, TOWER, shaken
 from PIL import Image
-from test_generate import counted
+from test_generation import counted
 
 import chat
 from minillava import weights

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.eval.answer import answer_all, left_padded
+from minillava.eval.answer import answer_all
 from minillava.eval.scenes import F1_KINDS, Case, cases, score, table
-from minillava.generate import answer
+from minillava.generation import answer, collate_prompts
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
@@ -64,5 +64,5 @@ def test_a_batch_answers_as_one_by_one(small):
 
 def test_padding_is_on_the_left(small):
     _, processor = small
-    batch = left_padded([processor("Hi"), processor("Where is the dog?")])
+    batch = collate_prompts([processor("Hi"), processor("Where is the dog?")])
     assert batch["attention_mask"][0, 0] == 0 and batch["attention_mask"][:, -1].all() and "pixel_values" not in batch

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from minillava.config import LlavaConfig
 from minillava.conversation import TEMPLATES, render
 from minillava.errors import UserError
+from minillava.hf_config import read_config
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ def picture():
 
 
 def config(tokenizer, strategy="default", image_size=28):
-    return LlavaConfig.from_hf(
+    return read_config(
         {
             "vision_config": {"image_size": image_size, "patch_size": 14},
             "vision_feature_select_strategy": strategy,
@@ -45,7 +45,7 @@ def test_a_question_and_a_picture(tokenizer, picture, tmp_path):
     assert set(inputs) == {"input_ids", "pixel_values"}
     assert inputs["input_ids"].dtype == torch.int64 and inputs["input_ids"].shape[0] == 1
     assert inputs["pixel_values"].dtype == torch.float32 and inputs["pixel_values"].shape == (1, 3, 28, 28)
-    assert (inputs["input_ids"] == processor.image_token_id).sum() == processor.image_tokens(picture) == 4
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == processor.count_image_tokens(picture) == 4
     picture.save(tmp_path / "picture.png")
     for path in (tmp_path / "picture.png", str(tmp_path / "picture.png")):
         assert torch.equal(processor(QUESTION, path)["pixel_values"], inputs["pixel_values"])
@@ -170,6 +170,6 @@ def test_settings_that_we_do_not_follow_are_an_error(tokenizer, tmp_path, settin
 def test_an_image_id_that_does_not_fit_the_model(tokenizer, tmp_path):
     Processor(tokenizer, 28, 14).save(tmp_path)
     with pytest.raises(UserError, match="32000"):
-        Processor.from_folder(tmp_path, LlavaConfig.from_hf({"vision_config": {"image_size": 28, "patch_size": 14}}))
+        Processor.from_folder(tmp_path, read_config({"vision_config": {"image_size": 28, "patch_size": 14}}))
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         Processor.from_folder(tmp_path / "nowhere", config(tokenizer))

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "weights" / "README.md"]
-FORWARD = ("config", "attention", "kv_cache", "vision", "projector", "language_model", "model")
+FORWARD = ("config", "attention", "kv_cache", "vision", "projector", "language_model", "anyres", "model")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -121,7 +121,7 @@ def test_in_the_plain_template_the_caption_and_its_newline_are_learnt(tokenizer)
 
 def tiny_batch(tokenizer, model):
     turns = SceneSamples(2)[1].turns[:4]
-    encoded = encode(tokenizer, "llava_hf", turns, image_tokens=model.config.image_tokens)
+    encoded = encode(tokenizer, "llava_hf", turns, image_tokens=model.config.num_image_tokens)
     ids, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
     return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 28, 28)}
 

@@ -13,6 +13,7 @@ from test_model import LLAMA3
 from minillava import weights
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
+from minillava.hf_config import read_config, write_config
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 
@@ -192,7 +193,7 @@ def test_transformers_loads_what_is_saved(llava):
 def test_tied_and_linear_and_rope_survive_saving(tmp_path):
     text = {"tie_word_embeddings": True, "rope_parameters": LLAMA3, "num_key_value_heads": 1}
     _, model = llava_pair(tmp_path / "a", text=text, tie_word_embeddings=True)
-    weights._save(model, "", "llava-hf", model.config.to_hf(), tmp_path / "b", "auto")
+    weights._save(model, "", "llava-hf", write_config(model.config), tmp_path / "b", "auto")
     again = weights.load_model(tmp_path / "b", **CPU)
     assert again.config == model.config and torch.equal(again(**prompt()), model(**prompt()))
     assert not any("lm_head" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
@@ -205,7 +206,7 @@ def test_linear_projector_is_saved_and_loaded(saved, tmp_path):
 
     config = replace(weights.load_model(saved[1], **CPU).config, projector_type="linear")
     model = Llava(config)
-    weights._save(model, "", "llava-hf", config.to_hf(), tmp_path, "auto")
+    weights._save(model, "", "llava-hf", write_config(config), tmp_path, "auto")
     assert torch.equal(weights.load_model(tmp_path, **CPU).projector.linear_1.weight, model.projector.linear_1.weight)
 
 
@@ -384,7 +385,7 @@ def test_bad_arguments(folder, path, options, said):
 def test_load_needs_a_tokenizer_that_fits(llava, folder):
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         weights.load(folder)
-    config = LlavaConfig.from_hf(json.loads((folder / "config.json").read_text()))
+    config = read_config(json.loads((folder / "config.json").read_text()))
     large = Processor.for_model(tiny_tokenizer(), LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id))
     large.save(folder)
     edit_config(folder, image_token_index=large.image_token_id, image_token_id=large.image_token_id)

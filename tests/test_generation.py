@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 from conftest import IMAGE, prompt
-from test_model import padded
 
 from minillava.errors import UserError
-from minillava.generate import generate, generate_batch, keep_top_k, keep_top_p, new_cache, penalize, sample
+from minillava.generation import Sampling, collate_prompts, generate, generate_batch, keep_top_k, keep_top_p, new_cache, sample
 
 NEVER = 10_000  # an end token that no model says
 
@@ -36,29 +35,12 @@ def counted(model, monkeypatch) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------------------------- greedy
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_equals_transformers(pair, penalty):
+def test_greedy_equals_transformers(pair):
     theirs, ours = pair
     for seed in range(3):
         inputs = prompt(range(3 + seed, 12), seed=seed)
         T = inputs["input_ids"].shape[1]
-        expected, seen = theirs.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, T:].tolist(), []
-        if penalty == 1:
-            assert ids_of(ours, inputs) == expected
-        else:  # transformers also penalizes what the prompt says; ours only what was said in the answer
-            with torch.no_grad():
-                for _ in range(12):
-                    logits = ours(torch.cat([inputs["input_ids"], torch.tensor([seen], dtype=torch.int64)], 1), inputs["pixel_values"])[:, -1]
-                    logits = penalize(logits, torch.tensor([seen]), penalty) if seen else logits
-                    seen.append(int(logits.argmax()))
-            assert ids_of(ours, inputs, repetition_penalty=penalty) == seen
-
-
-def test_penalty_is_the_formula_of_transformers():
-    from transformers import RepetitionPenaltyLogitsProcessor
-
-    logits, seen = torch.randn(2, 9), torch.tensor([[1, 4, 4], [0, 8, 2]])
-    assert torch.allclose(penalize(logits, seen, 1.7), RepetitionPenaltyLogitsProcessor(1.7)(seen, logits.clone()))
+        assert ids_of(ours, inputs) == theirs.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)[0, T:].tolist()
 
 
 def test_one_position_a_token_and_one_look_at_the_picture(pair, monkeypatch):
@@ -124,10 +106,43 @@ def test_batch_equals_one_by_one(pair):
     _, ours = pair
     rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
     alone = [ids_of(ours, row) for row in rows]
-    assert generate_batch(ours, **padded(rows), max_new_tokens=12, eos_token_id=NEVER) == alone
+    assert generate_batch(ours, **collate_prompts(rows), max_new_tokens=12, eos_token_id=NEVER) == alone
     end = alone[0][4]
     expected = [row[: row.index(end)] if end in row else row for row in alone]
-    assert generate_batch(ours, **padded(rows), max_new_tokens=12, eos_token_id=end) == expected
+    assert generate_batch(ours, **collate_prompts(rows), max_new_tokens=12, eos_token_id=end) == expected
+
+
+def test_padding_on_either_side(pair):
+    """A batch padded on the right, as the trainings pad, gives the same answers as one padded on the left, and as each prompt alone."""
+    _, ours = pair
+    rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
+    left = collate_prompts(rows)
+    right = {**left, "input_ids": torch.zeros_like(left["input_ids"]), "attention_mask": torch.zeros_like(left["input_ids"])}
+    for index, row in enumerate(rows):
+        length = row["input_ids"].shape[1]
+        right["input_ids"][index, :length], right["attention_mask"][index, :length] = row["input_ids"][0], 1
+    alone = [ids_of(ours, row) for row in rows]
+    options = dict(max_new_tokens=12, eos_token_id=NEVER)
+    assert generate_batch(ours, **right, **options) == generate_batch(ours, **left, **options) == alone
+    one = {name: right[name][1:2] for name in right}
+    assert ids_of(ours, one) == alone[1]  # a single prompt with padding, too
+
+
+def test_collated_prompts_are_padded_on_the_left():
+    batch = collate_prompts([{"input_ids": torch.tensor([[5, 6]])}, {"input_ids": torch.tensor([[7, 8, 9]])}])
+    assert batch["input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]] and batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert set(batch) == {"input_ids", "attention_mask"}
+
+
+def test_a_row_of_a_batch_that_ends_first_stays_ended(pair):
+    """Its further tokens, which the batch computes for the others' sake, are not part of its answer, whatever they are."""
+    _, ours = pair
+    rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
+    alone = [ids_of(ours, row) for row in rows]
+    ends = [alone[0][2]]
+    expected = [row[: row.index(ends[0])] if ends[0] in row else row for row in alone]
+    assert len({len(row) for row in expected}) > 1
+    assert generate_batch(ours, **collate_prompts(rows), max_new_tokens=12, eos_token_id=ends) == expected
 
 
 def test_the_model_cannot_say_a_picture(pair, monkeypatch):
@@ -210,7 +225,6 @@ def test_seed(pair):
     [
         *({"temperature": value} for value in (-0.1, math.nan, math.inf)),
         *({"top_p": value} for value in (0.0, 1.1, math.nan)),
-        *({"repetition_penalty": value} for value in (0.0, math.nan)),
         *({"seed": value} for value in (-1, 2**64)),
         {"top_k": -1},
         {"max_new_tokens": 0},
@@ -219,14 +233,23 @@ def test_seed(pair):
 def test_options_out_of_range_are_said_before_the_first_token(pair, options):
     with pytest.raises(UserError, match=next(iter(options))):
         generate(pair[1], **prompt(), **options)  # no next(): the mistake is found at once
+    if "max_new_tokens" not in options:
+        with pytest.raises(UserError, match=next(iter(options))):
+            Sampling(**options)
+
+
+def test_an_option_that_does_not_exist(pair):
+    with pytest.raises(TypeError, match="repetition_penalty"):
+        generate(pair[1], **prompt(), repetition_penalty=1.3)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the package
-def test_the_package_says_generate():
-    import minillava.generate  # the module's import must not take the function's name
+def test_the_package_holds_its_public_names():
+    import minillava
 
-    assert callable(minillava.generate) and minillava.generate is generate
+    assert minillava.generate is generate and minillava.generate_batch is generate_batch
     assert callable(minillava.training.loss) and callable(minillava.load) and callable(minillava.answer)
-    assert minillava.load_vision_tower and minillava.load_language_model
+    assert minillava.load_vision_tower and minillava.load_language_model and minillava.save and minillava.stream
+    assert minillava.config.LlavaConfig and minillava.model.Llava and minillava.weights.load is minillava.load
     with pytest.raises(AttributeError):
         minillava.nonsense  # noqa: B018

@@ -1,0 +1,211 @@
+"""config.json, read, checked and written.
+
+    read_config(values)           -> LlavaConfig      write_config(config)         -> values
+    read_vision_config(values)    -> VisionConfig     write_vision_config(config)  -> values, a CLIPVisionModel's
+    read_text_config(values)      -> TextConfig       write_text_config(config)    -> values, a LLaMA's
+
+`values` is the object in the file: Hugging Face's (llava-hf, transformers 4 and 5) or the original's (haotian-liu/LLaVA). A config is a data file
+from elsewhere and not to be trusted: whatever this project does not support, or a number out of range, is a UserError that names it.
+"""
+
+from dataclasses import asdict, fields
+
+from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.errors import UserError
+
+# What transformers takes where a LLaVA's config has no vision_config at all, and the pinpoints of LLaVA-NeXT where it has none.
+CLIP_L_336 = dict(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14, projection_dim=768
+)
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+# Far beyond any model: a broken file must not fill the memory.
+MAX_VALUE, MAX_LAYERS, MAX_TILES = 2**24, 1000, 64
+POSITIVE = ("hidden", "inter", "num", "image_size", "patch", "vocab", "head", "max", "projection")  # whole-number fields so named are at least 1
+ROPE_NUMBERS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+def read_config(values: dict) -> LlavaConfig:
+    """A LLaVA's config, Hugging Face's or the original's."""
+    if _is_original(values):
+        return _read_original(values)
+    _expect(values, "model_type", ("llava", "llava_next"), "model")
+    _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
+    _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
+    _expect(values, "projector_type", ("linear", "mlp2x_gelu"), "projector_type")
+    vision = _read_tower(_section(values, "vision_config") or CLIP_L_336)
+    text = _read_llama({"tie_word_embeddings": values.get("tie_word_embeddings"), **_section(values, "text_config")})
+    parts = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_id": values.get("image_token_id", values.get("image_token_index")),
+        "image_grid_pinpoints": (),
+    }
+    if values.get("model_type") == "llava_next":
+        _expect(values, "vision_feature_select_strategy", ("default",), "LLaVA-NeXT with vision_feature_select_strategy")
+        parts["image_grid_pinpoints"] = _read_pinpoints(values.get("image_grid_pinpoints", PINPOINTS), vision.image_size)
+    return _build(LlavaConfig, {**values, **parts})
+
+
+def read_vision_config(values: dict) -> VisionConfig:
+    """The vision tower's config: a CLIP tower's own, a whole CLIP's, or a LLaVA's."""
+    if _is_llava(values):
+        return read_config(values).vision_config
+    return _read_tower(_section(values, "vision_config") or values)
+
+
+def read_text_config(values: dict) -> TextConfig:
+    """The language model's config: a plain LLaMA's, or a LLaVA's."""
+    return read_config(values).text_config if _is_llava(values) else _read_llama(values)
+
+
+def _is_llava(values: dict) -> bool:
+    return values.get("model_type") in ("llava", "llava_next") or _is_original(values)
+
+
+def _is_original(values: dict) -> bool:
+    return "text_config" not in values and ("mm_projector_type" in values or "mm_vision_tower" in values)
+
+
+def _read_original(values: dict) -> LlavaConfig:
+    """haotian-liu/LLaVA's config.json: a LLaMA's, with `mm_` keys for the rest; of the tower it gives the name alone."""
+    _expect(values, "model_type", ("llava", "llava_llama"), "model")
+    _expect(values, "mm_projector_type", ("linear", "mlp2x_gelu"), "mm_projector_type")
+    _expect(values, "mm_use_im_start_end", (False,), "LLaVA v0, with mm_use_im_start_end")
+    _expect(values, "mm_vision_select_feature", ("patch", "cls_patch"), "mm_vision_select_feature")
+    tower = str(values.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1]
+    _expect({"tower": tower}, "tower", ("clip-vit-large-patch14-336", "clip-vit-large-patch14"), "vision tower")
+    vision = _read_tower(CLIP_L_336 if tower.endswith("336") else {**CLIP_L_336, "image_size": 224})
+    text = _read_llama({**values, "model_type": "llama"})
+    parts = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_id": text.vocab_size,  # the first id without an embedding: the original marks pictures by -200
+        "vision_feature_layer": values.get("mm_vision_select_layer"),
+        "vision_feature_select_strategy": "full" if values.get("mm_vision_select_feature") == "cls_patch" else "default",
+        "projector_type": values.get("mm_projector_type", "linear"),
+    }
+    if values.get("image_aspect_ratio") == "anyres":  # LLaVA-NeXT
+        _expect(values, "mm_patch_merge_type", ("spatial_unpad",), "mm_patch_merge_type")
+        _expect(values, "mm_vision_select_feature", ("patch",), "LLaVA-NeXT with mm_vision_select_feature")
+        pinpoints = _read_pinpoints(values.get("image_grid_pinpoints"), vision.image_size)
+        parts["image_grid_pinpoints"] = tuple((height, width) for width, height in pinpoints)  # the original says (width, height)
+    return _build(LlavaConfig, parts)
+
+
+def _read_tower(values: dict) -> VisionConfig:
+    _expect(values, "model_type", ("clip_vision_model", "clip"), "vision tower")
+    _expect(values, "hidden_act", ("quick_gelu", "gelu"), "vision activation")
+    return _build(VisionConfig, values)
+
+
+def _read_llama(values: dict) -> TextConfig:
+    _expect(values, "model_type", ("llama",), "language model")
+    _expect(values, "hidden_act", ("silu",), "language model activation")
+    for bias in ("attention_bias", "mlp_bias"):
+        _expect(values, bias, (False,), f"language model with {bias}")
+    rope = _section(values, "rope_parameters") or _section(values, "rope_scaling")  # transformers 5 | 4
+    rope = {("rope_type" if key == "type" else key): value for key, value in rope.items()}
+    _expect(rope, "rope_type", tuple(ROPE_NUMBERS), "RoPE scaling")
+    kind = rope.get("rope_type") or "default"
+    for key in ROPE_NUMBERS[kind]:
+        _expect_number(f"RoPE scaling's {key}", rope.get(key))
+    theta = rope.pop("rope_theta", values.get("rope_theta"))
+    return _build(TextConfig, {**values, "rope_theta": theta, "rope_scaling": None if kind == "default" else rope})
+
+
+def _read_pinpoints(pairs, image_size: int) -> tuple[tuple[int, int], ...]:
+    """Pairs of edges in pixels, each a whole number of tiles, and not too many."""
+
+    def fits(pair) -> bool:
+        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(edge, int) and edge >= image_size for edge in pair)
+        return whole and not any(edge % image_size for edge in pair) and pair[0] * pair[1] <= MAX_TILES * image_size**2
+
+    if not isinstance(pairs, list) or not pairs or not all(map(fits, pairs)):
+        raise UserError(f"config.json: image_grid_pinpoints must be a list of (height, width), each a few times {image_size}, not {str(pairs)[:80]}")
+    return tuple(map(tuple, pairs))
+
+
+# ---------------------------------------------------------------------------------------------------------------- checking
+def _build(cls, values: dict):
+    """The fields that `cls` has, each checked; what is absent or null takes the default."""
+    known = {item.name: values[item.name] for item in fields(cls) if values.get(item.name) is not None}
+    for item in fields(cls):
+        if item.name in known:
+            _check(item, known[item.name])
+    return cls(**known)
+
+
+def _check(item, value) -> None:
+    if item.type in (int, int | None):
+        least = 1 if item.name.startswith(POSITIVE) else -MAX_VALUE
+        most = MAX_LAYERS if item.name == "num_hidden_layers" else MAX_VALUE
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise UserError(f"config.json: {item.name} must be a {'positive ' if least == 1 else ''}whole number of at most {most}, not {value!r}")
+    elif item.type is float:
+        _expect_number(item.name, value)
+    elif item.type == int | list[int]:
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(number, int) for number in numbers):
+            raise UserError(f"config.json: {item.name} must be a whole number or a list of them, not {value!r}")
+
+
+def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:
+    value = values.get(key)
+    if value is not None and value not in allowed:
+        raise UserError(f"config.json: {what} {value!r} is not supported; this project knows {' and '.join(map(repr, allowed))}")
+
+
+def _expect_number(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UserError(f"config.json: {name} must be a positive number, not {value!r}")
+
+
+def _section(values: dict, key: str) -> dict:
+    """A part of a config, empty where there is none."""
+    section = values.get(key) or {}
+    if not isinstance(section, dict):
+        raise UserError(f"config.json: {key} must be an object, not {section!r}")
+    return section
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+def write_config(config: LlavaConfig) -> dict:
+    """llava-hf's config.json, of LlavaForConditionalGeneration or LlavaNextForConditionalGeneration."""
+    anyres = bool(config.image_grid_pinpoints)
+    return {
+        "architectures": ["LlavaNextForConditionalGeneration" if anyres else "LlavaForConditionalGeneration"],
+        "model_type": "llava_next" if anyres else "llava",
+        **({"image_grid_pinpoints": [list(pair) for pair in config.image_grid_pinpoints]} if anyres else {}),
+        "vision_config": _tower_values(config.vision_config),
+        "text_config": _llama_values(config.text_config),
+        "image_token_index": config.image_token_id,
+        "image_seq_length": config.num_image_tokens,
+        "vision_feature_layer": config.vision_feature_layer,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "projector_type": config.projector_type,
+        "projector_hidden_act": "gelu",
+        "tie_word_embeddings": config.text_config.tie_word_embeddings,
+    }
+
+
+def write_vision_config(config: VisionConfig) -> dict:
+    return {"architectures": ["CLIPVisionModel"], **_tower_values(config)}
+
+
+def write_text_config(config: TextConfig) -> dict:
+    return {"architectures": ["LlamaForCausalLM"], **_llama_values(config)}
+
+
+def _tower_values(config: VisionConfig) -> dict:
+    return {"model_type": "clip_vision_model", **asdict(config)}
+
+
+def _llama_values(config: TextConfig) -> dict:
+    rope = {"rope_theta": config.rope_theta, "rope_type": "default", **(config.rope_scaling or {})}
+    return {"model_type": "llama", "hidden_act": "silu", "rope_parameters": rope, **asdict(config)}
