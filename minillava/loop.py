@@ -6,8 +6,11 @@ the run that was never stopped, bit for bit (on the CPU).
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -127,44 +130,82 @@ def fit(
     figures for the log; `finished()`, after each step, may end the training before its last one.
     """
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be a folder: {error.strerror}") from None
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimizers = make_optimizers(module, config)
     device = next(iter(parameters.values())).device
     first = load_checkpoint(out, parameters, optimizers, config.settings()) if config.resume else 0
     metrics = Metrics(out / "metrics.jsonl", first)
+
+    def save_all(steps: int) -> None:
+        metrics.write()
+        save()
+        save_checkpoint(out, parameters, optimizers, steps, config.settings())  # last, so that it never counts what was not saved
+
+    if first == config.max_steps:  # a finished run, resumed, writes its weights again
+        return save()
     bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, unit="step", dynamic_ncols=True, mininterval=1)
-    for step in bar:
-        began = time.perf_counter()
-        rate = learning_rate(step, config)
-        with autocast(config.dtype, device):
-            loss = batch_loss(step)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise UserError(f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data")
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - began
-        metrics.add(step=step, loss=loss.item(), lr=rate, grad_norm=norm.item(), seconds=round(seconds, 3))
-        bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
-        last = finished() or step + 1 == config.max_steps
-        if last or (step + 1) % config.save_every == 0:
-            figures = watch(step)
-            metrics.add(step=step, **figures)
-            bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}")
-            for name, value in figures.items():
-                bar.write(f"  {name}: {value}")
-            metrics.flush()
-            metrics.plot(out / "loss.png")
-            save()
-            save_checkpoint(out, parameters, optimizers, step + 1, config.settings())  # last, so that it never counts a save that was not made
-        if last:
-            return
-    save()  # a finished run, resumed, writes its weights again
+    with stop_signals() as stopped:
+        for step in bar:
+            began = time.perf_counter()
+            rate = learning_rate(step, config)
+            try:
+                with autocast(config.dtype, device):
+                    loss = batch_loss(step)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+                if not torch.isfinite(norm):
+                    raise UserError(f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data")
+            except UserError:
+                if step > first:
+                    save_all(step)  # what was learnt before the mistake is kept
+                raise
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            seconds = time.perf_counter() - began
+            metrics.add(step=step, loss=loss.item(), lr=rate, grad_norm=norm.item(), seconds=round(seconds, 3))
+            bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
+            last = step + 1 == config.max_steps or finished()
+            if last or stopped() or (step + 1) % config.save_every == 0:
+                save_all(step + 1)
+                if stopped() and not last:
+                    bar.write(f"stopped after step {step + 1}, which is saved; the same command with --resume goes on from there")
+                    raise KeyboardInterrupt
+                figures = watch(step)
+                metrics.add(step=step, **figures)
+                metrics.write()
+                bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}")
+                for name, value in figures.items():
+                    bar.write(f"  {name}: {value}")
+            if last:
+                return
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether Ctrl-C or a request to end has come, so that the step can be finished; a second one ends at once."""
+    received = []
+
+    def note(number: int, frame) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Metrics:
@@ -181,8 +222,9 @@ class Metrics:
         if "loss" in row:
             self.smooth_loss = row["loss"] if self.smooth_loss is None else 0.98 * self.smooth_loss + 0.02 * row["loss"]
 
-    def flush(self) -> None:
+    def write(self) -> None:
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.plot(self.path.with_name("loss.png"))
 
     def plot(self, path: Path) -> None:
         """The loss as a picture, where matplotlib is installed."""

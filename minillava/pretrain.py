@@ -289,7 +289,11 @@ def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
 def pretrain_vision(config: LoopConfig) -> None:
     tokenizer = train_tokenizer()
     torch.manual_seed(config.seed)
-    pair = ContrastivePair(tokenizer)
+    learn_phrases(ContrastivePair(tokenizer), tokenizer, config)
+
+
+def learn_phrases(pair: ContrastivePair, tokenizer: Tokenizer, config: LoopConfig) -> None:
+    """Train tower and phrase encoder on endless scenes; the tower alone is saved."""
 
     def batch_loss(step: int) -> Tensor:
         return pair.loss(*phrase_batch(tokenizer, (config.seed << 32) + step * config.batch_size, config.batch_size))

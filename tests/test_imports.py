@@ -15,9 +15,8 @@ FLOORS = [
     {"vision", "projector", "language_model", "conversation"},
     {"model", "processor"},
     {"weights", "generation", "data", "muon", "checkpoint"},
-    {"loop", "eval"},
-    {"training", "chain"},
-    {"pretrain"},
+    {"loop"},
+    {"training", "eval", "chain", "pretrain"},
 ]
 FOREIGN = {"transformers", "torchvision", "einops", "accelerate", "deepspeed", "peft"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -127,9 +127,10 @@ class LengthGroups:
         number, place = divmod(step, self.group)
         if number != self._number:
             batches = [self.samples_of(number * self.group + i) for i in range(self.group)]
-            ordered, size = sorted((sample for batch in batches for sample in batch), key=self.length), len(batches[0])
+            ordered = sorted((sample for batch in batches for sample in batch), key=self.length)
+            edges = [len(ordered) * i // self.group for i in range(self.group + 1)]
             order = np.random.default_rng(number).permutation(self.group)
-            self._number, self._batches = number, [ordered[i * size : (i + 1) * size] for i in order]
+            self._number, self._batches = number, [ordered[edges[i] : edges[i + 1]] for i in order]
         return self._batches[place]
 
 
