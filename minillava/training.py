@@ -6,21 +6,23 @@ Stage 2, visual instruction tuning: projector and language model learn, from con
 The vision tower is frozen in both. The loss is on the answers and their end tokens alone.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minillava import weights
 from minillava.arguments import option
 from minillava.config import LlavaConfig
-from minillava.conversation import Encoded, encode
-from minillava.data.dataset import JsonSamples, LengthGroups, Sample, SceneSamples, collate
+from minillava.conversation import IGNORE_INDEX, Encoded, encode, render
+from minillava.data.dataset import JsonSamples, LengthGroups, SceneSamples, collate
 from minillava.errors import UserError
 from minillava.eval.scenes import cases, score_pictures
-from minillava.generation import generate
+from minillava.generation import stream
 from minillava.loop import LoopConfig, fit, next_token_loss
 from minillava.model import Llava
 from minillava.processor import Processor
@@ -37,9 +39,9 @@ class Stage:
 
 TINY = dict(optimizer="muon", weight_decay=0.05)
 STAGES = {
-    1: Stage(("projector.",), dict(TINY, out="runs/stage1", max_steps=400, batch_size=32, learning_rate=4e-3, save_every=100)),
+    1: Stage(("projector.",), dict(TINY, out="runs/stage1", max_steps=300, batch_size=32, learning_rate=4e-3, save_every=100)),
     2: Stage(
-        ("projector.", "language_model."), dict(TINY, out="runs/stage2", max_steps=3000, batch_size=8, learning_rate=1.5e-3, save_every=250)
+        ("projector.", "language_model."), dict(TINY, out="runs/stage2", max_steps=2200, batch_size=8, learning_rate=1.5e-3, save_every=250)
     ),
 }
 
@@ -58,6 +60,7 @@ class TrainConfig(LoopConfig):
     vision_feature_layer: int = option(-2, "layer of the tower that a new projector reads; LLaVA reads the last but one")
     template: str = option("", "conversation template; plain is LLaVA-1.5's stage 1; without it, the starting folder's")
     device: str = option("auto", "cpu, cuda, or auto")
+    strict: bool = option(False, "stop at a picture that cannot be read; without it, such records are left out, counted and named at the end")
 
     def __post_init__(self):
         super().__post_init__()
@@ -88,7 +91,10 @@ def train(config: TrainConfig) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(STAGES[config.stage].trained)
     samples = JsonSamples(config.data, config.images) if config.data else SceneSamples(config.stage)
-    batches = Batches(samples, processor, config)
+    context = model.config.text_config.max_position_embeddings
+    if config.data:
+        leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
+    batches = Batches(samples, processor, config, context)
     device = next(model.parameters()).device
     held_out = [] if config.data else cases("val", 40)
 
@@ -99,14 +105,64 @@ def train(config: TrainConfig) -> None:
         scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
         return sample_answers(model, processor, samples, step) | scores
 
-    fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), watch)
+    try:
+        fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), watch)
+    finally:
+        batches.report_unreadable()
+
+
+def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int, needs_picture: bool) -> None:
+    """Take out the records that cannot be learnt from, and say how many there are, and how many will be cut at the context, before step 0.
+
+    A text has at most as many tokens as bytes, so only long ones are tokenized here.
+    """
+    overhead = len(render(processor.template, [("user", ""), ("assistant", "")])) + 1
+    text_only, answerless, cut = set(), set(), 0
+    for index in tqdm(range(len(samples)), desc="checking the records", leave=False, disable=None):
+        sample = samples[index]
+        if needs_picture and sample.picture is None:
+            text_only.add(index)
+            continue
+        most = sum(len(text.encode()) for _, text in sample.turns) + overhead * len(sample.turns)
+        if most + (MOST_IMAGE_TOKENS if sample.picture is not None else 0) <= context:
+            continue
+        try:
+            whole = encode(processor.tokenizer, processor.template, sample.turns, processor.count_image_tokens(sample.picture))
+        except UserError:  # a picture that cannot be read is counted when it is used
+            continue
+        kept = truncated(whole, context)
+        if all(label == IGNORE_INDEX for label in kept.labels):
+            answerless.add(index)
+        else:
+            cut += len(kept.input_ids) < len(whole.input_ids)
+    for indices, why in (
+        (text_only, "have no picture, and stage 1 learns from pictures"),
+        (answerless, f"hold no answer within the model's context of {context} tokens"),
+    ):
+        if indices:
+            print(f"{len(indices)} of {len(samples)} records are left out: they {why}")
+    if cut:
+        print(f"{cut} of {len(samples)} records are longer than the model's context and are cut at {context} tokens")
+    samples.leave_out(text_only | answerless)
+
+
+MOST_IMAGE_TOKENS = 2928  # of any LLaVA's picture: LLaVA-NeXT's for 672 x 672
+
+
+def truncated(encoded: Encoded, context: int) -> Encoded:
+    """Cut at the context, as the original does; the picture's tokens come first and are kept."""
+    return replace(encoded, input_ids=encoded.input_ids[:context], labels=encoded.labels[:context])
 
 
 class Batches:
-    """The batch of each step: samples of like length, encoded and padded, and their pictures. The next one is made while the model computes."""
+    """The batch of each step: samples of like length, encoded and padded, and their pictures. The next one is made while the model computes.
 
-    def __init__(self, samples, processor: Processor, config: TrainConfig):
-        self.samples, self.processor, self.config = samples, processor, config
+    A record whose picture cannot be read is left out of its batch, unless the settings are strict.
+    """
+
+    def __init__(self, samples, processor: Processor, config: TrainConfig, context: int):
+        self.samples, self.processor, self.config, self.context = samples, processor, config, context
+        self.unreadable: dict[int, str] = {}  # what is wrong, by the sample's index
         self.groups = LengthGroups(self._samples_of, lambda pair: len(pair[0].input_ids))
         self.maker = ThreadPoolExecutor(1)
         self.pending: dict[int, Future] = {}
@@ -116,18 +172,37 @@ class Batches:
         self.pending[step + 1] = self.maker.submit(self._make, step + 1)
         return batch.result()
 
-    def _samples_of(self, step: int) -> list[tuple[Encoded, Sample]]:
-        chosen = [self.samples[i] for i in self.samples.indices(step, self.config.batch_size, self.config.seed)]
-        return [(self._encode(sample), sample) for sample in chosen]
+    def _samples_of(self, step: int) -> list[tuple[Encoded, int]]:
+        indices = self.samples.indices(step, self.config.batch_size, self.config.seed)
+        return [(encoded, index) for index in indices if (encoded := self._readable(index, self._encode)) is not None]
 
-    def _encode(self, sample: Sample) -> Encoded:
-        return encode(self.processor.tokenizer, self.processor.template, sample.turns, self.processor.count_image_tokens(sample.picture))
+    def _encode(self, sample) -> Encoded:
+        num_image_tokens = self.processor.count_image_tokens(sample.picture)
+        return truncated(encode(self.processor.tokenizer, self.processor.template, sample.turns, num_image_tokens), self.context)
+
+    def _readable(self, index: int, use: Callable):
+        """What `use` makes of a sample, or None where its picture cannot be read."""
+        try:
+            return use(self.samples[index])
+        except UserError as error:
+            if self.config.strict:
+                raise
+            self.unreadable[index] = str(error)
+            return None
 
     def _make(self, step: int) -> dict[str, Tensor]:
-        rows = self.groups[step]
-        pictures = [self.processor.image_inputs(sample.picture) for _, sample in rows if sample.picture is not None]
-        pictures = {name: torch.cat([picture[name] for picture in pictures]) for name in (pictures[0] if pictures else ())}
+        rows = [(encoded, self._readable(index, lambda sample: self.processor.image_inputs(sample.picture))) for encoded, index in self.groups[step]]
+        rows = [(encoded, images) for encoded, images in rows if images is not None]
+        if not rows:
+            raise UserError(f"none of the pictures of step {step} can be read: {next(iter(self.unreadable.values()))}")
+        pictures = [images for _, images in rows if images]  # a text-only sample has none
+        pictures = {name: torch.cat([images[name] for images in pictures]) for name in (pictures[0] if pictures else ())}
         return {**collate([encoded for encoded, _ in rows]), **pictures}
+
+    def report_unreadable(self) -> None:
+        if self.unreadable:
+            count, first = len(self.unreadable), next(iter(self.unreadable.values()))
+            print(f"{count} {'record was' if count == 1 else 'records were'} left out, whose pictures cannot be read; the first: {first}")
 
 
 def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
@@ -161,7 +236,10 @@ def sample_answers(model: Llava, processor: Processor, samples, step: int, count
     answers = {}
     for index in samples.indices(step + 1, count, seed=0):
         sample = samples[index]
-        inputs = processor(sample.turns[:1], sample.picture)
-        ids = generate(model, **{name: t.to(next(model.parameters()).device) for name, t in inputs.items()}, max_new_tokens=40)
-        answers[sample.turns[0][1] or f"a caption like {sample.turns[1][1]!r}"] = processor.tokenizer.decode(ids).split("\n")[0]
+        question = sample.turns[0][1] or f"a caption like {sample.turns[1][1]!r}"
+        try:
+            answer = "".join(stream(model, processor, processor(sample.turns[:1], sample.picture), max_new_tokens=40))
+        except UserError as error:  # a question longer than the context, a picture that cannot be read
+            answer = str(error)
+        answers[question[:200]] = answer.strip().split("\n")[0]
     return answers

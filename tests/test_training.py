@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +144,103 @@ def test_a_batch_without_a_supervised_token_is_an_error(stage1, tokenizer):
     batch = tiny_batch(tokenizer, model)
     with pytest.raises(ValueError, match="no token of this batch is supervised"):
         loss(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)})
+
+
+# ---------------------------------------------------------------------------------------------------------------- records as people have them
+def dataset(folder, count: int, broken=(), text_only=(), long=()) -> dict:
+    """Scenes as LLaVA's JSON, some of their pictures broken, left out, or with an answer longer than the context of 512 tokens."""
+    folder.mkdir(exist_ok=True)
+    records = []
+    for i in range(count):
+        question, answer = f"What is in picture {i}?", "There is a cat. " * (200 if i in long else 1)
+        record = {"id": str(i), "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+        if i not in text_only:
+            record["image"] = f"{i}.png"
+            record["conversations"][0]["value"] = "<image>\n" + question
+            SceneSamples(2)[i].picture.save(folder / f"{i}.png")
+        if i in broken:
+            path = folder / f"{i}.png"
+            path.write_bytes(path.read_bytes()[:90])
+        records.append(record)
+    (folder / "data.json").write_text(json.dumps(records))
+    return dict(data=str(folder / "data.json"), images=str(folder))
+
+
+def test_a_broken_picture_is_left_out_counted_and_named(stage1, tmp_path, capsys):
+    data = dataset(tmp_path / "data", 9, broken={4})
+    train(config(tmp_path / "out", 2, weights=str(stage1), **data))
+    assert len(losses(tmp_path / "out")) == 6
+    assert re.search(r"^1 record was left out, whose pictures cannot be read; the first: .*4\.png", capsys.readouterr().out, re.MULTILINE)
+    with pytest.raises(UserError, match=r"4\.png"):
+        train(config(tmp_path / "strict", 2, weights=str(stage1), strict=True, **data))
+
+
+def test_a_mistake_in_the_middle_keeps_what_was_learnt(stage1, tmp_path):
+    """Eight steps of one sample each are grouped; with all pictures broken but the first, a later step has none left."""
+    data = dataset(tmp_path / "data", 40, broken=set(range(8, 40)))
+    settings = config(tmp_path / "out", 2, weights=str(stage1), max_steps=40, batch_size=1, save_every=40, **data)
+    with pytest.raises(UserError, match="none of the pictures of step"):
+        train(settings)
+    done = len(losses(tmp_path / "out"))
+    assert done == 0 or (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_stage_1_leaves_text_only_records_out_and_says_how_many(parts, tmp_path, capsys):
+    data = dataset(tmp_path / "data", 8, text_only={1, 5, 6})
+    train(config(tmp_path / "out", 1, **parts, **data))
+    assert "3 of 8 records are left out: they have no picture" in capsys.readouterr().out
+    with pytest.raises(UserError, match="none of the records can be used"):
+        train(config(tmp_path / "none", 1, **parts, **dataset(tmp_path / "texts", 3, text_only={0, 1, 2})))
+
+
+def test_stage_2_trains_on_text_alone_and_resumes(stage1, tmp_path):
+    data = dataset(tmp_path / "data", 7, text_only=set(range(7)))
+    train(config(tmp_path / "out", 2, weights=str(stage1), **data))
+    train(config(tmp_path / "out", 2, weights=str(stage1), resume=True, **data))
+    before, after = weights.load_model(stage1), weights.load_model(tmp_path / "out")
+    assert torch.equal(before.projector.linear_1.weight, after.projector.linear_1.weight)
+
+
+def test_long_records_are_cut_at_the_context_and_counted(stage1, tmp_path, capsys):
+    data = dataset(tmp_path / "data", 9, long={0, 7})
+    records = json.loads((tmp_path / "data" / "data.json").read_text())
+    records[3]["conversations"][0]["value"] = "<image>\n" + "very " * 600 + "long?"  # no room for its answer
+    (tmp_path / "data" / "data.json").write_text(json.dumps(records))
+    train(config(tmp_path / "out", 2, weights=str(stage1), **data))
+    said = capsys.readouterr().out
+    assert "1 of 9 records are left out: they hold no answer within the model's context of 512 tokens" in said
+    assert "2 of 9 records are longer than the model's context and are cut at 512 tokens" in said
+
+
+def test_out_may_not_be_a_file(stage1, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be a folder"):
+        train(config(tmp_path / "file", 2, weights=str(stage1)))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(stage1, parts, tmp_path, monkeypatch, capsys):
+    from minillava import training
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = dict(save_every=100, **parts)
+    train(config(whole, **settings))
+
+    calls = itertools.count()
+
+    def loss_and_signal(model, batch):
+        if next(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return loss(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "loss", loss_and_signal)
+        with pytest.raises(KeyboardInterrupt):
+            train(config(broken, **settings))
+    assert "stopped after step 3, which is saved; the same command with --resume goes on" in capsys.readouterr().out
+    assert len(losses(broken)) == 3
+    train(config(broken, resume=True, **settings))
+    assert losses(broken) == losses(whole)
 
 
 # ---------------------------------------------------------------------------------------------------------------- resume

@@ -59,6 +59,15 @@ class JsonSamples:
     def __getitem__(self, index: int) -> Sample:
         return self._sample(self.records[index])
 
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def leave_out(self, indices: set[int]) -> None:
+        """Take records out for good; UserError if none remains."""
+        self.records = [record for index, record in enumerate(self.records) if index not in indices]
+        if not self.records:
+            raise UserError("none of the records can be used for this stage")
+
     def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
         """Every sample once an epoch, each epoch in an order of its own."""
         return [self._at(position, seed) for position in range(step * batch_size, (step + 1) * batch_size)]
