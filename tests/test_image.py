@@ -88,6 +88,7 @@ def test_the_crop_is_the_middle():
 # ---------------------------------------------------------------------- modes and orientation
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "YCbCr"])
 def test_modes_are_converted_as_pil_does(mode, tmp_path):
+    """And as transformers does, since nothing is transparent here: it drops alpha, where we lay the picture on white (test_image_file.py)."""
     picture = noise(20, 10).convert(mode)
     assert np.array_equal(open_image(picture), picture.convert("RGB"))
     if mode not in ("CMYK", "YCbCr"):
