@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from minillava.errors import UserError
+from minillava.files import given_path, read_file
 from minillava.image_file import UnclearPixels, decode, to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -54,14 +55,13 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
 
 
 def _read(source: str | Path) -> bytes:
+    source = given_path(source) if isinstance(source, str) else source
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         data = fetch(source)
+    elif isinstance(source, str) and source.lower().startswith("data:"):
+        raise UserError("A data: URI is not supported: save the picture as a file and give its path.")
     elif isinstance(source, str | Path):
-        try:
-            data = Path(source).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"{source} cannot be read: {reason}.") from None
+        data = read_file(source)
     else:
         raise UserError(f"A picture is a path, a URL or a PIL image, not a {type(source).__name__}.")
     if not data:
@@ -108,12 +108,15 @@ def preprocess(
     pad: bool = False,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
+    resample: int = Image.Resampling.BICUBIC,
+    squash: bool = False,
 ) -> Tensor:
-    """CLIP's `pixel_values` of one picture: float32 (3, image_size, image_size)."""
+    """CLIP's `pixel_values` of one picture: float32 (3, image_size, image_size). `squash`: resized to a square, with nothing cut off."""
     picture = open_image(picture)
     if pad:
         picture = pad_to_square(picture, mean)
-    pixels = np.asarray(resize_and_crop(picture, image_size))  # (S, S, 3)
+    resized = picture.resize((image_size, image_size), resample) if squash else resize_and_crop(picture, image_size, resample)
+    pixels = np.asarray(resized)  # (S, S, 3)
     pixels = (pixels.astype(np.float64) * (1 / 255)).astype(np.float32)
     pixels = (pixels - np.float32(mean)) / np.float32(std)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (3, S, S)
@@ -131,13 +134,13 @@ def pad_to_square(picture: Image.Image, mean: Sequence[float] = CLIP_MEAN) -> Im
     return square
 
 
-def resize_and_crop(picture: Image.Image, size: int) -> Image.Image:
+def resize_and_crop(picture: Image.Image, size: int, resample: int = Image.Resampling.BICUBIC) -> Image.Image:
     """The shorter edge becomes `size`, the centre size x size stays."""
     width, height = picture.size
     short = min(width, height)
     resized = (size * width // short, size * height // short)
     left, top = ((edge - size) // 2 for edge in resized)
     if max(resized) <= LONG * size:
-        return picture.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+        return picture.resize(resized, resample).crop((left, top, left + size, top + size))
     x, y = width / resized[0], height / resized[1]  # without making the pixels that the crop throws away
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left * x, top * y, (left + size) * x, (top + size) * y))
+    return picture.resize((size, size), resample, box=(left * x, top * y, (left + size) * x, (top + size) * y))

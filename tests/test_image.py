@@ -236,4 +236,17 @@ def test_a_url_that_leads_nowhere(url):
 
 def test_other_schemes_are_files():
     with pytest.raises(UserError, match="No such file"):
-        open_image("file:///etc/hostname")
+        open_image("ftp://127.0.0.1/a.png")
+
+
+def test_a_data_uri_is_a_short_sentence():
+    with pytest.raises(UserError, match="data: URI is not supported"):
+        open_image("data:image/png;base64," + "A" * 40_000)
+
+
+@pytest.mark.parametrize("spelt", ["~/a b.png", "~/a\\ b.png", "'~/a b.png'", "file://{}", " {} "])
+def test_paths_as_people_give_them(spelt, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    noise(6, 5).save(tmp_path / "a b.png")
+    path = tmp_path / "a b.png"
+    assert open_image(spelt.format(path.as_uri()[7:] if spelt.startswith("file") else path)).size == (6, 5)

@@ -7,12 +7,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minillava"
-LEAVES = {"errors", "files", "image_file"}  # everyone may use them
+LEAVES = {"errors", "files", "image_file", "render_jinja"}  # everyone may use them
 FLOORS = [
-    {"config", "attention", "kv_cache", "image", "anyres", "tokenizer", "kernels", "arguments"},
+    {"config", "attention", "kv_cache", "image", "image_settings", "anyres", "tokenizer", "kernels", "arguments"},
     {"vision", "projector", "language_model", "conversation"},
-    {"model", "processor"},
-    {"weights", "generate", "quantize", "data"},
+    {"model", "chat_template", "processor"},
+    {"generation_config", "weights", "generate", "quantize", "data"},
     {"pretrain", "training", "distributed", "eval", "bench"},
 ]
 FOREIGN = {"transformers", "torchvision", "einops", "accelerate", "deepspeed", "peft"}
