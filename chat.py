@@ -4,7 +4,14 @@ python chat.py --image cat.png "What is this?"     # one answer, alone on stdout
 python chat.py --image cat.png                     # a conversation
 """
 
+import io
+import os
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C in the seconds that the imports take
+
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 
@@ -12,8 +19,9 @@ import torch
 
 import minillava
 from minillava.arguments import Parser
-from minillava.conversation import encode
-from minillava.errors import UserError, run
+from minillava.conversation import TEMPLATES, encode, find_template
+from minillava.errors import UserError, run, say
+from minillava.files import given_path
 from minillava.generation import check_options, generate, new_cache, text_config
 from minillava.image import open_image
 
@@ -37,6 +45,7 @@ class Conversation:
         """Begin anew with this picture, or with none."""
         self.image_inputs, self.image_tokens = self.processor.image_inputs(picture), self.processor.count_image_tokens(picture)
         self.cached: list[int] = []  # the ids whose keys and values the cache holds
+        self.lost_picture = False  # in a pipe: an /image failed, so that what follows would be about the wrong picture
         self.reset()
 
     def reset(self) -> None:
@@ -88,27 +97,37 @@ def show(pieces: Iterable[str]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- the conversation
-def converse(conversation: Conversation) -> None:
-    """Questions from the terminal or a pipe, until it ends. A mistake costs one line, not the conversation."""
-    terminal = sys.stdin.isatty()
+def converse(conversation: Conversation) -> int:
+    """Questions from the terminal or a pipe, until it ends; the exit status. A mistake costs one line, not the conversation."""
+    terminal, status = sys.stdin.isatty(), 0
     sys.stdin.reconfigure(errors="replace")  # bytes that are no text are a question like any other
     if terminal:
         use_readline()
         print("Ask a question; /help lists the commands.")
     while True:
         try:
-            line = input("> " if terminal else "").strip()
-            if line == "/quit":
-                return
+            line = next_line("> " if terminal else "")
+            if line is None or line == "/quit":
+                break
             obey(conversation, line)
-        except EOFError:
-            if terminal:
-                print()
-            return
         except KeyboardInterrupt:
             print()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}")
+            if not terminal:
+                status = 2
+                conversation.lost_picture |= line.split(" ")[0] == "/image"
+    if terminal and line is None:
+        print()
+    return status
+
+
+def next_line(prompt: str) -> str | None:
+    """What is typed, or None at the end."""
+    try:
+        return input(prompt).strip()
+    except (EOFError, io.UnsupportedOperation):  # the latter: a stdin that can only be written to
+        return None
 
 
 def obey(conversation: Conversation, line: str) -> None:
@@ -117,18 +136,21 @@ def obey(conversation: Conversation, line: str) -> None:
     if not line:
         return
     if not command.startswith("/"):
+        if conversation.lost_picture:
+            raise UserError("This question is about a picture that could not be opened: it is left out.")
         with closing(conversation.ask(line)) as pieces:  # Ctrl-C may strike while printing, too
             show(pieces)
     elif command == "/image":
         if not rest.strip():
             raise UserError("/image needs a path or a URL.")
-        conversation.look_at(open_image(rest.strip().strip("'\"")))
+        conversation.look_at(open_image(rest))
     elif command == "/reset":
         conversation.reset()
     elif command == "/help":
         print(HELP)
     else:
-        raise UserError(f"There is no command {line}; /help lists them.")
+        hint = "/image before it shows that picture" if os.path.isfile(given_path(line)) else "/help lists them"
+        raise UserError(f"There is no command {line}; {hint}.")
 
 
 def use_readline() -> None:
@@ -142,8 +164,9 @@ def parser() -> Parser:
     parser = Parser(prog="chat.py", description="Talk with a LLaVA about a picture. Without a question: a conversation.")
     add = parser.add_argument
     add("question", nargs="?", help="one question; the answer alone is printed")
-    add("--image", help="the picture: a file or an http(s) URL")
+    add("--image", action="append", help="the picture: a file or an http(s) URL")
     add("--weights", default="weights/tiny", help="a weights folder (default weights/tiny)")
+    add("--template", help=f"how turns are written: {', '.join(TEMPLATES)} (default: the folder's own)")
     add("--max-new-tokens", type=int, default=256, help="an answer ends after this many tokens (default 256)")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token always; higher is more varied (default 0)")
     add("--top-k", type=int, default=0, help="draw from the K likeliest tokens only (default 0: from all)")
@@ -155,20 +178,27 @@ def parser() -> Parser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
     options = {name: getattr(flags, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
     check_options(**options)  # what costs nothing to find out comes first, the weights last
     if flags.question is not None and not flags.question.strip():
         raise UserError("The question is empty.")
-    picture = None if flags.image is None else open_image(flags.image)
+    if flags.template is not None:
+        find_template(flags.template)
+    if len(flags.image or ()) > 1:
+        raise UserError(f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image.")
+    picture = open_image(flags.image[0]) if flags.image else None
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
-    model, processor = minillava.load(flags.weights, flags.device, flags.dtype, flags.attention)
+    model, processor = minillava.load(flags.weights, flags.device, flags.dtype, flags.attention, flags.template)
     if flags.question is not None:
         show(minillava.stream(model, processor, processor(flags.question, picture), **options))
-    else:
-        converse(Conversation(model, processor, picture, **options))
+        return 0
+    return converse(Conversation(model, processor, picture, **options))
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "chat.py"))
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    closed = sys.stdout is None  # then the answer is lost, as in `cat FILE >&-`
+    sys.exit(run(main, "chat.py") or int(closed))

@@ -7,7 +7,6 @@ CLIP (arXiv 2103.00020): the shorter edge becomes S (bicubic), the centre S x S 
 do not pad. Source: transformers' CLIPImageProcessor on PIL, to the last bit.
 """
 
-import io
 import threading
 import time
 import urllib.request
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from minillava.errors import UserError
+from minillava.files import given_path, read_file
+from minillava.image_file import UnclearPixels, decode, to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -30,20 +31,21 @@ PAD_EDGE = 8192  # a picture with a longer edge is shrunk before it is padded, f
 
 
 def open_image(source: str | Path | Image.Image) -> Image.Image:
-    """The RGB picture behind a path, an http(s) URL or a PIL image, turned upright as its EXIF data say.
+    """The RGB picture behind a path, an http(s) URL or a PIL image, on white where it is transparent, upright as its EXIF data say.
 
     Raises UserError in one sentence for what is missing, empty, not a picture, cut short or unreasonably large.
     """
     name = "The picture" if isinstance(source, Image.Image) else str(source)
-    file = source if isinstance(source, Image.Image) else _open_file(source)
+    file = source if isinstance(source, Image.Image) else _read(source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = file if isinstance(file, Image.Image) else Image.open(file)
-            picture = _to_rgb(ImageOps.exif_transpose(picture))
+            warnings.simplefilter("ignore")  # Pillow's, about metadata; what matters is an error here
+            picture = to_rgb(decode(file), file) if isinstance(file, bytes) else to_rgb(file)
+    except UnclearPixels as unclear:
+        raise UserError(f"{name} {unclear}.") from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{name} is not a picture that can be read.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is too many.") from None
     except Exception as error:  # each of Pillow's decoders has its own way to fail
         raise UserError(f"{name} is damaged or cut short: {' '.join(str(error).split()).rstrip('.')}.") from None
@@ -52,29 +54,19 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     return picture
 
 
-def _open_file(source: str | Path) -> io.BytesIO:
+def _read(source: str | Path) -> bytes:
+    source = given_path(source) if isinstance(source, str) else source
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         data = fetch(source)
+    elif isinstance(source, str) and source.lower().startswith("data:"):
+        raise UserError("A data: URI is not supported: save the picture as a file and give its path.")
     elif isinstance(source, str | Path):
-        try:
-            data = Path(source).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"{source} cannot be read: {reason}.") from None
+        data = read_file(source)
     else:
         raise UserError(f"A picture is a path, a URL or a PIL image, not a {type(source).__name__}.")
     if not data:
         raise UserError(f"{source} is empty.")
-    return io.BytesIO(data)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """PIL's conversion, but 16-bit grey is scaled to 8 bits, where PIL would clip it to white."""
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.int64)
-        sixteen_bit = picture.mode != "I" or grey.max(initial=0) > 255
-        picture = Image.fromarray((grey >> 8 if sixteen_bit else grey).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")
+    return data
 
 
 def fetch(url: str) -> bytes:
@@ -116,12 +108,15 @@ def preprocess(
     pad: bool = False,
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
+    resample: int = Image.Resampling.BICUBIC,
+    squash: bool = False,
 ) -> Tensor:
-    """CLIP's `pixel_values` of one picture: float32 (3, image_size, image_size)."""
-    picture = picture.convert("RGB")
+    """CLIP's `pixel_values` of one picture: float32 (3, image_size, image_size). `squash`: resized to a square, with nothing cut off."""
+    picture = open_image(picture)
     if pad:
         picture = pad_to_square(picture, mean)
-    pixels = np.asarray(resize_and_crop(picture, image_size))  # (S, S, 3)
+    resized = picture.resize((image_size, image_size), resample) if squash else resize_and_crop(picture, image_size, resample)
+    pixels = np.asarray(resized)  # (S, S, 3)
     pixels = (pixels.astype(np.float64) * (1 / 255)).astype(np.float32)
     pixels = (pixels - np.float32(mean)) / np.float32(std)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # (3, S, S)
@@ -139,13 +134,13 @@ def pad_to_square(picture: Image.Image, mean: Sequence[float] = CLIP_MEAN) -> Im
     return square
 
 
-def resize_and_crop(picture: Image.Image, size: int) -> Image.Image:
+def resize_and_crop(picture: Image.Image, size: int, resample: int = Image.Resampling.BICUBIC) -> Image.Image:
     """The shorter edge becomes `size`, the centre size x size stays."""
     width, height = picture.size
     short = min(width, height)
     resized = (size * width // short, size * height // short)
     left, top = ((edge - size) // 2 for edge in resized)
     if max(resized) <= LONG * size:
-        return picture.resize(resized, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+        return picture.resize(resized, resample).crop((left, top, left + size, top + size))
     x, y = width / resized[0], height / resized[1]  # without making the pixels that the crop throws away
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left * x, top * y, (left + size) * x, (top + size) * y))
+    return picture.resize((size, size), resample, box=(left * x, top * y, (left + size) * x, (top + size) * y))

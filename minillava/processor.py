@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from minillava.anyres import Tiling, cut_views
+from minillava.chat_template import folder_template
 from minillava.config import LlavaConfig
-from minillava.conversation import Template, Turn, encode, find_template
+from minillava.conversation import TEMPLATES, Template, Turn, encode, find_template
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 from minillava.image import CLIP_MEAN, CLIP_STD, open_image, preprocess
+from minillava.image_settings import BICUBIC, read_image_settings
 from minillava.tokenizer import CONTROL_TOKENS, Tokenizer
-
-BICUBIC = 3  # PIL's number, which preprocessor_config.json holds
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Processor:
     pad: bool = False
     mean: Sequence[float] = CLIP_MEAN
     std: Sequence[float] = CLIP_STD
+    resample: int = BICUBIC
+    squash: bool = False  # resized to S x S, whatever the shape
     image_grid_pinpoints: tuple = ()  # LLaVA-NeXT's
 
     def __post_init__(self):
@@ -78,7 +80,8 @@ class Processor:
             return {}
         picture = open_image(image)
         if not self.image_grid_pinpoints:
-            return {"pixel_values": preprocess(picture, self.image_size, self.pad, self.mean, self.std)[None]}  # (1, 3, E, E)
+            pixels = preprocess(picture, self.image_size, self.pad, self.mean, self.std, self.resample, self.squash)
+            return {"pixel_values": pixels[None]}  # (1, 3, E, E)
         views = cut_views(picture, self.image_grid_pinpoints, self.image_size)
         pixel_values = torch.stack([preprocess(view, self.image_size, False, self.mean, self.std) for view in views])  # (N, 3, E, E)
         return {"pixel_values": pixel_values, "image_sizes": torch.tensor([picture.size])}  # (1, 2)
@@ -100,8 +103,8 @@ class Processor:
         """Read tokenizer.json and how pictures are prepared.
 
         That is preprocessor_config.json, or the "image_processor" of processor_config.json, where transformers 5 puts it. The template
-        is the one asked for, or the folder's `conversation_template`, or "llava_hf". The original LLaVA's folders have neither file:
-        they mean "v1", and `image_aspect_ratio` of their config.json says whether to pad.
+        is the one asked for, or the folder's `conversation_template`, or the one that its chat template is found to be, or "llava_hf". The
+        original LLaVA's folders have none of these files: they mean "v1", and `image_aspect_ratio` of their config.json says whether to pad.
         """
         folder = Path(folder)
         outer, inner, original = (
@@ -110,16 +113,11 @@ class Processor:
         )
         nested = outer.get("image_processor")
         pictures = {**(nested if isinstance(nested, dict) else {}), **inner}
-        _check_pictures(pictures, config.vision_config.image_size)
-        stored = pictures.get("conversation_template", "llava_hf" if outer or inner else "v1")
-        return cls.for_model(
-            Tokenizer.from_file(folder),
-            config,
-            template=template or stored,
-            pad=bool(pictures.get("do_pad", original.get("image_aspect_ratio") == "pad")),
-            mean=tuple(pictures.get("image_mean", CLIP_MEAN)),
-            std=tuple(pictures.get("image_std", CLIP_STD)),
-        )
+        _check_original(original)
+        _check_anyres(pictures, config)
+        settings = read_image_settings(pictures, config.vision_config.image_size, original.get("image_aspect_ratio") == "pad")
+        stored = template or pictures.get("conversation_template") or folder_template(folder, "llava_hf" if outer or inner else "v1")
+        return cls.for_model(Tokenizer.from_file(folder), config, template=stored, **vars(settings))
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's and the processor's files, which `from_folder` and transformers' AutoProcessor read."""
@@ -134,8 +132,8 @@ class Processor:
                 "image_processor_type": kind,
                 "do_convert_rgb": True,
                 "do_resize": True,
-                "size": {"shortest_edge": self.image_size},
-                "resample": BICUBIC,
+                "size": {"height": self.image_size, "width": self.image_size} if self.squash else {"shortest_edge": self.image_size},
+                "resample": self.resample,
                 "do_center_crop": True,
                 "crop_size": {"height": self.image_size, "width": self.image_size},
                 "do_rescale": True,
@@ -144,7 +142,7 @@ class Processor:
                 "image_mean": list(self.mean),
                 "image_std": list(self.std),
                 **special,
-                "conversation_template": template.name,
+                **({"conversation_template": template.name} if template == TEMPLATES.get(template.name) else {}),
             },
         )
         write_json(
@@ -160,24 +158,22 @@ class Processor:
         write_atomically(folder / "chat_template.jinja", chat_template(template, tokenizer))
 
 
-def _check_pictures(pictures: dict, image_size: int) -> None:
-    """The settings are from a file: those that this project does not follow are an error."""
-    crop = pictures.get("crop_size", image_size)
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    if crop != {"height": image_size, "width": image_size}:
-        raise UserError(f"preprocessor_config.json cuts pictures to {crop}, but the vision tower takes {image_size} x {image_size}.")
-    size = pictures.get("size", image_size)
-    if size not in (image_size, {"shortest_edge": image_size}, {"height": image_size, "width": image_size}):
-        raise UserError(f"preprocessor_config.json resizes pictures to {size}, but only a shortest edge of {image_size} is supported.")
-    for key, only in {"do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "resample": BICUBIC}.items():
-        if pictures.get(key, only) != only:
-            raise UserError(f"preprocessor_config.json says {key} = {pictures[key]}, but only {only} is supported.")
-    for key in ("image_mean", "image_std"):
-        values = pictures.get(key, CLIP_STD)
-        if not (isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)):
-            raise UserError(f"preprocessor_config.json must give three numbers for {key}, not {values!r}.")
-    if 0 in pictures.get("image_std", CLIP_STD):
-        raise UserError("preprocessor_config.json divides by an image_std of 0.")
+def _check_original(config: dict) -> None:
+    """What the original's config.json says of pictures."""
+    shape = config.get("image_aspect_ratio")
+    if shape not in (None, "square", "pad", "anyres"):
+        raise UserError(f"config.json says image_aspect_ratio = {shape!r}, but only square, pad and anyres can be followed.")
+
+
+def _check_anyres(pictures: dict, config: LlavaConfig) -> None:
+    """LLaVA-NeXT's sizes are in two files, which must agree, and its tiles are made by one filter alone."""
+    sizes = pictures.get("image_grid_pinpoints")
+    if not config.image_grid_pinpoints:
+        return
+    if sizes is not None and sizes != [list(size) for size in config.image_grid_pinpoints]:
+        raise UserError("preprocessor_config.json and config.json differ in image_grid_pinpoints: the pictures would not fit the model.")
+    if pictures.get("resample", BICUBIC) != BICUBIC:
+        raise UserError(f"preprocessor_config.json says resample = {pictures['resample']!r}, but LLaVA-NeXT's tiles are bicubic ({BICUBIC}) here.")
 
 
 def chat_template(template: Template, tokenizer: Tokenizer) -> str:

@@ -10,9 +10,12 @@ is built on the meta device, where it takes no memory, the file is mapped, and i
 a pickle can run any program.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +26,9 @@ from torch import Tensor, nn
 
 from minillava.attention import implementations
 from minillava.config import LlavaConfig
-from minillava.errors import UserError
-from minillava.files import inside, read_json, write_atomically, write_json
+from minillava.errors import UserError, say
+from minillava.files import check_not_git_lfs, given_path, inside, read_file, read_json, write_atomically, write_json
+from minillava.generation_config import with_end_tokens
 from minillava.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
@@ -32,8 +36,10 @@ from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 from minillava.vision import VisionTransformer
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 SMALL = 1_000_000_000  # bytes: on a CPU, weights up to this size are computed with in float32
 
 # ---------------------------------------------------------------------------------------------------------------- layouts
@@ -110,14 +116,17 @@ def find_layout(names: Iterable[str], wanted: Iterable[str]) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- loading
-def load(path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "auto", attention: str = "auto") -> tuple[Llava, Processor]:
+def load(
+    path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "auto", attention: str = "auto", template: str | None = None
+) -> tuple[Llava, Processor]:
     """A LLaVA and its processor from a weights folder in any known layout; UserError in one sentence for whatever is wrong with it.
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
-    float32 for small files on a CPU. attention: auto, eager, sdpa.
+    float32 for small files on a CPU. attention: auto, eager, sdpa. template: how turns are written
+    (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own.
     """
     folder = find_folder(path)
-    processor = Processor.from_folder(folder, read_config(_config_values(folder)))
+    processor = Processor.from_folder(folder, read_config(_config_values(folder)), template)
     model = load_model(folder, device, dtype, attention)
     _check_vocabulary(processor, model.config, folder)
     return model, processor
@@ -127,13 +136,14 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", atte
     """The LLaVA without its processor, from a folder that needs no tokenizer.json; options and errors as `load`."""
     folder = find_folder(path)
     config = read_config(_config_values(folder))
+    config = replace(config, text_config=with_end_tokens(config.text_config, folder))
     return _load(partial(Llava, config), "", folder, device, dtype, attention)
 
 
 def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
     """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA or LLaVA-NeXT; options and errors as `load`."""
     folder = find_folder(path)
-    config = read_text_config(_config_values(folder))
+    config = with_end_tokens(read_text_config(_config_values(folder)), folder)
     return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
 
 
@@ -151,18 +161,35 @@ def load_vision_tower(
 
 def find_folder(path: str | Path) -> Path:
     """The weights folder `path`, relative to the working folder or to the repository's root; UserError if there is none."""
+    path = given_path(path) if isinstance(path, str) else path
     for folder in (Path(path), ROOT / path):
         if folder.is_dir():
-            return folder
+            return _snapshot(folder)
     if Path(path).exists():
         raise UserError(f"{path} is a file; give the folder with config.json and model.safetensors that it lies in.")
     hub = f"; to get it from the Hub: hf download {path} --local-dir {Path(path).name}" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
     raise UserError(f"There is no weights folder {path}{hub}.")
 
 
+def _snapshot(folder: Path) -> Path:
+    """In the Hub's cache, `models--owner--name`, the files are in `snapshots/REVISION`."""
+    if (folder / "config.json").exists() or not (folder / "snapshots").is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    if main.is_file():
+        return inside(folder / "snapshots", read_file(main).decode(errors="replace").strip())
+    revisions = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
+    if len(revisions) != 1:
+        raise UserError(f"{folder} holds {len(revisions)} revisions: give the folder of one, in {folder / 'snapshots'}.")
+    return revisions[0]
+
+
 def _config_values(folder: Path) -> dict:
     """The object in the folder's config.json."""
     path = folder / "config.json"
+    _check_not_adapter(folder)
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to a file that is missing: download it again.")
     if not path.is_file():
         raise UserError(f"{folder} is not a weights folder: it has no config.json.")
     values = read_json(path)
@@ -177,11 +204,11 @@ def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: 
     if implementation not in implementations():
         raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(implementations())}.")
     target, files = find_device(device), tensor_files(folder)
-    torch_dtype = _find_dtype(dtype, target, files.values())
     with torch.device("meta"):
         module = build(attention=implementation)
     wanted = {prefix + name: parameter for name, parameter in module.state_dict().items()}
     sources = _match(files, wanted, folder)
+    torch_dtype = _find_dtype(dtype, target, _by_file(files, sources), folder)
     tensors = {}
     for path, names in _by_file(files, sources).items():
         with _open(path, target) as file:
@@ -207,21 +234,44 @@ def find_device(device: str) -> torch.device:
     return found
 
 
-def _find_dtype(dtype: str, device: torch.device, files: Iterable[Path]) -> torch.dtype | None:
-    """The dtype to load in; None keeps the file's."""
+def _find_dtype(dtype: str, device: torch.device, names: dict[Path, list[str]], folder: Path) -> torch.dtype:
+    """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small files float32 on a CPU."""
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
-        small = sum(path.stat().st_size for path in set(files)) < SMALL
-        return torch.float32 if small and device.type == "cpu" else None
+        held = _dtypes(names)
+        small = sum(path.stat().st_size for path in names) < SMALL
+        name = "float32" if small and device.type == "cpu" else max(held, key=held.get)
+        if len(held) > 1:
+            say(f"note: {folder} holds {' and '.join(sorted(held))} tensors; the model is {name} (dtype chooses another).")
     if name not in DTYPES:
         raise UserError(f"There is no dtype {name!r}; give auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
 
 
+def _dtypes(names: dict[Path, list[str]]) -> dict[str, int]:
+    """How many numbers of each type the named tensors of these files hold; float64 counts as float32."""
+    held = defaultdict(int)
+    for path, tensors in names.items():
+        with _open(path) as file:
+            for part in map(file.get_slice, tensors):
+                held[FILE_DTYPES.get(part.get_dtype(), "float32")] += math.prod(part.get_shape())
+    return held
+
+
 # ---------------------------------------------------------------------------------------------------------------- files
+def _check_not_adapter(folder: Path) -> None:
+    """A LoRA is no model without the one that it was made for."""
+    if (folder / "adapter_config.json").exists() and not any((folder / name).exists() for name in (SINGLE, INDEX)):
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise UserError(f"{folder} holds only an adapter (LoRA) for {base or 'another model'}: merge it into that model first, and save the whole.")
+
+
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Where each tensor is: {name: file}, from model.safetensors or from the index of a model in several files."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    single, index = folder / SINGLE, folder / INDEX
+    for path in (single, index):
+        if path.is_symlink() and not path.exists():
+            raise UserError(f"{path} is a link to a file that is missing: download it again.")
     if single.exists():
         return dict.fromkeys(_names(single), single)
     if index.exists():
@@ -258,8 +308,14 @@ def _open(path: Path, device: torch.device | str = "cpu"):
     try:
         return safe_open(path, framework="pt", device=str(device))
     except Exception as error:  # the library has no one exception for the ways in which a file can be broken
+        _check_pointer(path)
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a whole safetensors file: {reason}.") from None
+
+
+def _check_pointer(path: Path) -> None:
+    with suppress(OSError), open(path, "rb") as file:
+        check_not_git_lfs(file.read(100), path)
 
 
 def _by_file(files: dict[str, Path], names: Iterable[str]) -> dict[Path, list[str]]:

@@ -1,8 +1,10 @@
 """chat.py: one answer, a conversation that runs nothing twice, and one sentence for each mistake."""
 
 import io
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,14 +165,44 @@ def test_an_answer_that_is_left_unread(loaded):
 
 
 def test_piped_conversation(folder, picture, monkeypatch, capsys):
-    typed = f"what is this?\n\n/help\n/image '{picture}'\n/image nowhere.png\n/image\n/dance\na cat?\n/reset\nwhat is this?\n/quit\nnever read\n"
+    typed = f"what is this?\n\n/help\n/image '{picture}'\na cat?\n/reset\nwhat is this?\n/quit\nnever read\n"
     assert talk(folder, "--image", picture, typed=typed, monkeypatch=monkeypatch) == 0
     out, err = capsys.readouterr()
-    assert chat.HELP in out and "Traceback" not in err
+    assert chat.HELP in out and not err
     first, last = out.split(chat.HELP)[0].strip(), out.strip()
     assert first and last.endswith(first)  # asked anew after /reset, the answer is the same
-    assert [line.split(" ")[0] for line in err.splitlines()] == ["error:"] * 3
-    assert "nowhere.png cannot be read" in err and "/image needs" in err and "no command /dance" in err
+
+
+def test_mistakes_in_a_pipe(folder, picture, monkeypatch, capsys):
+    """Each is one line; the status says that there were some."""
+    assert talk(folder, typed=f"/dance\n{picture}\nwhat?\n", monkeypatch=monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out.strip() and [line.split(" ")[0] for line in err.splitlines()] == ["error:"] * 2
+    assert "no command /dance; /help lists them" in err and "/image before it shows that picture" in err
+
+
+@pytest.mark.parametrize("lost", ["/image nowhere.png", "/image", "/image 'no where.png'", "/image data:image/png;base64," + "A" * 9000])
+def test_after_a_picture_that_could_not_be_opened_nothing_is_said_of_the_old_one(folder, picture, lost, monkeypatch, capsys):
+    typed = f"{lost}\nwhat is this?\n/reset\na cat?\n"
+    assert talk(folder, "--image", picture, typed=typed, monkeypatch=monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("error:") == err.count("\n") == 3 and max(map(len, err.splitlines())) <= 200
+    assert talk(folder, "--image", picture, typed=f"{lost}\nwhat?\n/image {picture}\nwhat?\n", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().out.count("\n") == 1  # the next picture is talked about
+
+
+def test_a_dragged_picture(folder, picture, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my pics").mkdir()
+    path = tmp_path / "my pics" / "blue one.png"
+    path.write_bytes(picture.read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert talk(folder, "--image", picture, "what is this?") == 0
+    said = capsys.readouterr().out
+    for spelt in (str(path).replace(" ", "\\ "), f"'{path}'", f'"{path}" ', "~/my pics/blue one.png", "~/my\\ pics/blue\\ one.png", path.as_uri()):
+        assert talk(folder, typed=f"/image {spelt}\nwhat is this?\n", monkeypatch=monkeypatch) == 0
+        assert capsys.readouterr() == (said, "")
+        assert talk(folder, "--image", spelt, "what is this?") == 0
+        assert capsys.readouterr() == (said, "")
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_program(folder, monkeypatch, capsys):
@@ -245,7 +277,7 @@ def test_bad_pictures(folder, tmp_path, capsys):
 def one_line(status, capsys, said):
     out, err = capsys.readouterr()
     assert (status, out) == (2, "") and err.startswith("chat.py: error: ") and err.count("\n") == 1, err
-    assert said in err
+    assert said in err and len(err) <= 201
 
 
 @pytest.mark.parametrize(
@@ -270,6 +302,10 @@ def one_line(status, capsys, said):
         ([" "], "question is empty"),
         (["cat " * 500], "context is 160"),
         (["half a \udcff character"], "surrogate"),
+        (["--image", "a.png", "--image", "b.png", "a"], "2 pictures were given"),
+        (["--image", "data:image/png;base64," + "A" * 40_000, "a"], "data: URI"),
+        (["--image", "file://server/a.png", "a"], "another machine"),
+        (["--template", "v9", "a"], "no conversation template 'v9'"),
         (["--image", "http://127.0.0.1:9/cat.png", "a"], "cannot be downloaded"),
         (["--image", "ftp://127.0.0.1/cat.png", "a"], "cannot be read"),
     ],
@@ -303,3 +339,47 @@ def test_a_mistake_of_the_command_line_as_a_process():
 def test_help_lists_the_options():
     result = command("--help")
     assert result.returncode == 0 and "--image" in result.stdout and "--temperature" in result.stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------- streams
+def shell(line: str, folder, **options):
+    """A line of sh in which CHAT is the command with the folder."""
+    start = f"{sys.executable} {ROOT / 'chat.py'} --weights {folder} --device cpu --max-new-tokens 4"
+    return subprocess.run(["sh", "-c", line.replace("CHAT", start)], capture_output=True, text=True, timeout=300, cwd="/", **options)
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("CHAT <&-", 0),
+        ("CHAT 0>/dev/null", 0),
+        ("CHAT 'what?' >&-", 1),
+        ("echo what? | CHAT >&-", 1),
+        ("CHAT 'what?' > /dev/full", 1),
+        ("echo what? | CHAT > /dev/full", 1),
+        ("CHAT --sead 2>&-", 2),
+        ("CHAT --sead 2>/dev/full", 2),
+        ("CHAT 'what?' <&- >&- 2>&-", 1),
+        ("echo /dance | CHAT 2>/dev/full", 2),
+        ("CHAT --help > /dev/full", 1),
+    ],
+)
+def test_closed_and_full_streams_are_quiet(folder, line, status):
+    result = shell(line, folder)
+    assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
+
+
+def test_stderr_that_is_closed_does_not_cost_the_answer(folder):
+    result = shell("CHAT 'what?' 2>&-", folder)
+    assert result.returncode == 0 and result.stdout.strip()
+
+
+@pytest.mark.parametrize("script", ["chat.py", "train.py"])
+@pytest.mark.parametrize("after", [0.3, 1.5])
+def test_ctrl_c_while_it_starts(script, after):
+    arguments = {"chat.py": ["a"], "train.py": ["--stage", "9"]}[script]
+    process = subprocess.Popen([sys.executable, str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode in (130, 2, 0) and b"Traceback" not in err, err

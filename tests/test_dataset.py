@@ -9,6 +9,7 @@ from PIL import Image
 from minillava.conversation import IGNORE_INDEX, Encoded
 from minillava.data.dataset import JsonSamples, LengthGroups, SceneSamples, collate
 from minillava.errors import UserError
+from minillava.image import open_image
 
 
 def record(**changes) -> dict:
@@ -42,8 +43,8 @@ def said(*pairs) -> list[dict]:
 @pytest.mark.parametrize(
     ("records", "words"),
     [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ({"a": 1}, "must hold a list of records"),
         ([1], "must hold a list of records"),
         ([], "holds no records"),
@@ -54,15 +55,23 @@ def said(*pairs) -> list[dict]:
         ([record(conversations=said(("human", "<image>")))], "the last question has no answer"),
         ([record(conversations=said(("human", "What?"), ("gpt", "A")))], "it stands 0 times"),
         ([record(conversations=said(("human", "<image><image>"), ("gpt", "A")))], "it stands 2 times"),
-        ([record(image=None)], "names no picture"),
+        ([record(image=["a.png", "a.png"])], "it names 2 pictures"),
+        ([record(images=["a.png", "b.png"], image=None)], "it names 2 pictures"),
+        ([record(image={"bytes": "x"})], "must be the name of a file"),
+        ([record(image="data:image/png;base64," + "A" * 40_000)], "its image is a data: address"),
+        ([record(image="https://example.org/a.png")], "its image is a https: address"),
+        ([record(image="..\\a.png")], "must not hold '..'"),
+        ('{"conversations": []}\n{"conversations": [}', "line 2, is not valid JSON"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
         ([record(image="b.png")], "b.png is not in"),
         ([record(image="../a.png")], "must not hold '..'"),
         ([record(image="/etc/passwd")], "must be relative"),
     ],
 )
 def test_what_is_wrong_is_said(images, records, words):
-    with pytest.raises(UserError, match=words.replace(".", r"\.")):
+    with pytest.raises(UserError, match=words.replace(".", r"\.")) as error:
         read(images, records)
+    assert len(str(error.value)) <= 200
 
 
 def test_the_broken_record_is_named(images):
@@ -70,12 +79,38 @@ def test_the_broken_record_is_named(images):
         read(images, [record(), record(id="x", image="gone.png")])
 
 
-def test_a_link_out_of_the_folder_is_not_followed(images, tmp_path_factory):
-    outside = tmp_path_factory.mktemp("outside") / "b.png"
-    Image.new("RGB", (3, 3)).save(outside)
-    (images / "b.png").symlink_to(outside)
-    with pytest.raises(UserError, match="leads out of"):
-        read(images, [record(image="b.png")])
+def test_the_folder_of_pictures_may_be_made_of_links(images, tmp_path_factory):
+    """`coco/train2017` is a link in everyone's set-up."""
+    outside = tmp_path_factory.mktemp("outside")
+    Image.new("RGB", (3, 3)).save(outside / "b.png")
+    (images / "coco").mkdir()
+    (images / "coco" / "train2017").symlink_to(outside)
+    (images / "c.png").symlink_to(outside / "b.png")
+    samples = read(images, [record(image="coco/train2017/b.png"), record(image="c.png")])
+    assert [open_image(samples[i].picture).size for i in (0, 1)] == [(3, 3)] * 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("lines", [True, False])
+def test_every_way_to_write_records(images, encoding, lines):
+    words = said(("human", "é"), ("gpt", "ü"))
+    records = [record(), record(image=["a.png"]), record(image=None, images=["a.png"]), record(image=[], conversations=words)]
+    text = "\r\n\r\n".join(map(json.dumps, records)) + "\n" if lines else json.dumps(records, indent=1, ensure_ascii=False)
+    (images / "data.json").write_bytes(text.encode(encoding))
+    samples = JsonSamples(images / "data.json", images)
+    assert [samples[i].picture for i in range(4)] == [images / "a.png"] * 3 + [None]
+    assert samples[3].turns == [("user", "é"), ("assistant", "ü")]
+
+
+def test_one_record_alone(images):
+    assert len(read(images, json.dumps(record())).records) == len(read(images, json.dumps(record(), indent=2)).records) == 1
+
+
+def test_a_typed_image_is_text_outside_the_first_question(images):
+    turns = said(("human", "What?\n<image>"), ("gpt", "An <image>."), ("human", "Is <image> a tag?"), ("gpt", "<image><image>"))
+    samples = read(images, [record(conversations=turns), record(image=None)])
+    assert samples[0].turns == [("user", "What?"), ("assistant", "An <image>."), ("user", "Is <image> a tag?"), ("assistant", "<image><image>")]
+    assert samples[1].turns == [("user", "<image>\nWhat is it?"), ("assistant", "A cat.")] and samples[1].picture is None
 
 
 def test_every_record_once_an_epoch_in_an_order_of_its_own(images):

@@ -88,6 +88,7 @@ def test_the_crop_is_the_middle():
 # ---------------------------------------------------------------------- modes and orientation
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "YCbCr"])
 def test_modes_are_converted_as_pil_does(mode, tmp_path):
+    """And as transformers does, since nothing is transparent here: it drops alpha, where we lay the picture on white (test_image_file.py)."""
     picture = noise(20, 10).convert(mode)
     assert np.array_equal(open_image(picture), picture.convert("RGB"))
     if mode not in ("CMYK", "YCbCr"):
@@ -235,4 +236,17 @@ def test_a_url_that_leads_nowhere(url):
 
 def test_other_schemes_are_files():
     with pytest.raises(UserError, match="No such file"):
-        open_image("file:///etc/hostname")
+        open_image("ftp://127.0.0.1/a.png")
+
+
+def test_a_data_uri_is_a_short_sentence():
+    with pytest.raises(UserError, match="data: URI is not supported"):
+        open_image("data:image/png;base64," + "A" * 40_000)
+
+
+@pytest.mark.parametrize("spelt", ["~/a b.png", "~/a\\ b.png", "'~/a b.png'", "file://{}", " {} "])
+def test_paths_as_people_give_them(spelt, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    noise(6, 5).save(tmp_path / "a b.png")
+    path = tmp_path / "a b.png"
+    assert open_image(spelt.format(path.as_uri()[7:] if spelt.startswith("file") else path)).size == (6, 5)

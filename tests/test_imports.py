@@ -9,12 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minillava"
-LEAVES = {"errors", "files"}  # everyone may use them
+LEAVES = {"errors", "files", "image_file", "render_jinja"}  # everyone may use them
 FLOORS = [
-    {"config", "hf_config", "attention", "kv_cache", "image", "anyres", "tokenizer", "arguments"},
+    {"config", "hf_config", "attention", "kv_cache", "image", "image_settings", "anyres", "tokenizer", "arguments"},
     {"vision", "projector", "language_model", "conversation"},
-    {"model", "processor"},
-    {"weights", "generation", "data", "muon", "checkpoint"},
+    {"model", "chat_template", "processor"},
+    {"generation_config", "weights", "generation", "data", "muon", "checkpoint"},
     {"loop"},
     {"training", "eval", "chain", "pretrain"},
 ]

@@ -153,7 +153,7 @@ def test_a_tokenizer_without_image_gets_one(tokenizer, tmp_path):
         ({"crop_size": {"height": 336, "width": 336}}, "28 x 28"),
         ({"crop_size": 224}, "28 x 28"),
         ({"size": {"shortest_edge": 336}}, "shortest edge"),
-        ({"resample": 2}, "resample"),
+        ({"resample": 77}, "resample"),
         ({"do_center_crop": False}, "do_center_crop"),
         ({"image_mean": [1, 2]}, "image_mean"),
         ({"image_std": [1, 0, 1]}, "image_std"),

@@ -1,10 +1,10 @@
 """Training samples: LLaVA's JSON with a folder of pictures, or scenes made as they are needed; and a batch of them as tensors.
 
 The JSON is the original's: a list of {"id", "image" (absent in text-only samples), "conversations": [{"from": "human" | "gpt", "value": ...}]},
-the first question holding "<image>" once. A sample is (turns, picture or None); which samples a step sees follows from seed and step alone.
+the first question holding "<image>" once; records.py reads it. A sample is (turns, picture or None); which samples a step sees follows from
+seed and step alone.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,10 @@ from torch import Tensor
 
 from minillava.conversation import IGNORE_INDEX, Encoded, Turn
 from minillava.data.questions import caption_request, conversation
+from minillava.data.records import picture_name, read_records, read_turns, without_mark
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.files import inside
-
-SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class JsonSamples:
     """LLaVA's JSON. Everything that can be checked without opening the pictures is checked here, before the training starts."""
 
     def __init__(self, path: str | Path, images: str | Path | None):
-        self.records = _read_records(Path(path))
+        self.records = read_records(Path(path))
         self.images = Path(images) if images else None
         for number, record in enumerate(self.records):
             try:
@@ -79,47 +78,16 @@ class JsonSamples:
         return int(self._order[place])
 
     def _sample(self, record: dict) -> Sample:
-        turns = _turns(record)
-        marks = sum(text.count("<image>") for speaker, text in turns)
-        if not record.get("image"):
-            if marks:
-                raise UserError("the conversation holds <image> but the record names no picture")
-            return Sample(turns)
-        if marks != 1 or "<image>" not in turns[0][1]:
-            raise UserError(f"<image> must stand once, in the first question; it stands {marks} times")
+        turns, name = read_turns(record), picture_name(record)
+        if name is None:
+            return Sample(turns)  # an "<image>" in it was typed, and is text
+        turns = without_mark(turns)
         if self.images is None:
             raise UserError("the record names a picture: say with --images in which folder it lies")
-        picture = inside(self.images, str(record["image"]))
+        picture = inside(self.images, name)
         if not picture.is_file():
-            raise UserError(f"the picture {record['image']} is not in {self.images}")
-        return Sample([("user", turns[0][1].replace("<image>", "").strip()), *turns[1:]], picture)
-
-
-def _read_records(path: Path) -> list[dict]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UserError(f"{path} must hold a list of records, each an object with conversations, as LLaVA's data does")
-    if not records:
-        raise UserError(f"{path} holds no records")
-    return records
-
-
-def _turns(record: dict) -> list[Turn]:
-    said = record.get("conversations")
-    if not isinstance(said, list) or not said or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in said):
-        raise UserError("it has no conversations: a list of {from, value} is needed")
-    for number, turn in enumerate(said):
-        expected = ("human", "gpt")[number % 2]
-        if turn.get("from") != expected:
-            raise UserError(f"turn {number + 1} is from {turn.get('from')!r} where {expected!r} is due")
-    if len(said) % 2:
-        raise UserError("the last question has no answer")
-    return [(SPEAKERS[turn["from"]], turn["value"]) for turn in said]
+            raise UserError(f"the picture {name} is not in {self.images}")
+        return Sample(turns, picture)
 
 
 class LengthGroups:

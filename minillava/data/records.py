@@ -1,0 +1,77 @@
+"""LLaVA's JSON as people have it: records from a file, and the picture and turns of one record, without opening the picture.
+
+A file is a JSON list, or one object a line (JSONL); UTF-8, 16 or 32, with or without a byte order mark.
+"""
+
+import json
+from pathlib import Path
+
+from minillava.conversation import Turn
+from minillava.errors import UserError
+from minillava.files import parse_json, read_file
+
+SPEAKERS = {"human": "user", "gpt": "assistant"}
+
+
+def read_records(path: Path) -> list[dict]:
+    """The records of a file; UserError in one sentence for what is no list of objects."""
+    data = read_file(path)
+    lines = _json_lines(data, path)
+    records = parse_json(data, path) if lines is None else lines
+    if isinstance(records, dict) and "conversations" in records:  # a list of one
+        records = [records]
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path} must hold a list of records, each an object with conversations, as LLaVA's data does.")
+    if not records:
+        raise UserError(f"{path} holds no records.")
+    return records
+
+
+def _json_lines(data: bytes, path: Path) -> list | None:
+    """The objects of a JSONL file; None if its first line is no object by itself, so that the file is one JSON text."""
+    try:
+        text = data.decode(json.detect_encoding(data)).strip()
+        first, _, rest = text.partition("\n")
+        if not first.startswith("{") or not rest or not isinstance(json.loads(first), dict):
+            return None
+    except (ValueError, RecursionError):
+        return None
+    return [parse_json(line.encode(), f"{path}, line {number},") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def picture_name(record: dict) -> str | None:
+    """The record's picture: "a.png" or ["a.png"]; None in text-only records."""
+    name = record.get("image") or record.get("images")
+    if isinstance(name, list):
+        if len(name) > 1:
+            raise UserError(f"it names {len(name)} pictures, and several pictures are not supported")
+        name = name[0] if name else None
+    if not name:
+        return None
+    if not isinstance(name, str):
+        raise UserError(f"its image must be the name of a file, not {type(name).__name__}")
+    if name.lower().startswith(("data:", "http:", "https:")):
+        raise UserError(f"its image is a {name.partition(':')[0]}: address; pictures must be files in the folder that --images names")
+    return name
+
+
+def read_turns(record: dict) -> list[Turn]:
+    """What was said, user first; "<image>" is still in the text."""
+    said = record.get("conversations")
+    if not isinstance(said, list) or not said or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in said):
+        raise UserError("it has no conversations: a list of {from, value} is needed")
+    for number, turn in enumerate(said):
+        expected = ("human", "gpt")[number % 2]
+        if turn.get("from") != expected:
+            raise UserError(f"turn {number + 1} is from {turn.get('from')!r} where {expected!r} is due")
+    if len(said) % 2:
+        raise UserError("the last question has no answer")
+    return [(SPEAKERS[turn["from"]], turn["value"]) for turn in said]
+
+
+def without_mark(turns: list[Turn]) -> list[Turn]:
+    """The turns of a record with a picture, without the "<image>" of the first question, where it must stand once; elsewhere it is text."""
+    marks = turns[0][1].count("<image>")
+    if marks != 1:
+        raise UserError(f"<image> must stand once in the first question; it stands {marks} times")
+    return [("user", turns[0][1].replace("<image>", "").strip()), *turns[1:]]
