@@ -6,6 +6,7 @@ Stage 2, visual instruction tuning: projector and language model learn, from con
 The vision tower is frozen in both. The loss is on the answers and their end tokens alone.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -60,6 +61,7 @@ class TrainConfig(LoopConfig):
     vision_feature_layer: int = option(-2, "layer of the tower that a new projector reads; LLaVA reads the last but one")
     template: str = option("", "conversation template; plain is LLaVA-1.5's stage 1; without it, the starting folder's")
     device: str = option("auto", "cpu, cuda, or auto")
+    skip_missing: bool = option(False, "leave out records whose pictures are not in --images")
     strict: bool = option(False, "stop at a picture that cannot be read; without it, such records are left out, counted and named at the end")
 
     def __post_init__(self):
@@ -73,6 +75,10 @@ class TrainConfig(LoopConfig):
             raise UserError("--projector and --vision-feature-layer are for a new projector, with --vision and --language")
         if self.images and not self.data:
             raise UserError("--images needs --data, the JSON that names the pictures")
+
+    def settings(self) -> dict:
+        """The file of the data may have changed under its name, which its size nearly always tells."""
+        return {**super().settings(), "size of the data": os.path.getsize(self.data) if os.path.exists(self.data) else 0}
 
 
 def loss(model: Llava, batch: dict[str, Tensor]) -> Tensor:
@@ -90,7 +96,7 @@ def train(config: TrainConfig) -> None:
     model, processor = starting_point(config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(STAGES[config.stage].trained)
-    samples = JsonSamples(config.data, config.images) if config.data else SceneSamples(config.stage)
+    samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     context = model.config.text_config.max_position_embeddings
     if config.data:
         leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)

@@ -1,6 +1,7 @@
 """LLaVA's JSON: what is read, what is refused and in which words; batches of like length."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -63,7 +64,6 @@ def said(*pairs) -> list[dict]:
         ([record(image="..\\a.png")], "must not hold '..'"),
         ('{"conversations": []}\n{"conversations": [}', "line 2, is not valid JSON"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git lfs pull"),
-        ([record(image="b.png")], "b.png is not in"),
         ([record(image="../a.png")], "must not hold '..'"),
         ([record(image="/etc/passwd")], "must be relative"),
     ],
@@ -76,7 +76,31 @@ def test_what_is_wrong_is_said(images, records, words):
 
 def test_the_broken_record_is_named(images):
     with pytest.raises(UserError, match=r"record 1 \(id 'x'\)"):
-        read(images, [record(), record(id="x", image="gone.png")])
+        read(images, [record(), record(id="x", conversations=[])])
+
+
+def test_missing_pictures_are_counted_the_first_named_and_left_out_when_asked(images, capsys):
+    records = [record(), record(id="x", image="gone.png"), record(), record(image="no/where.png")]
+    with pytest.raises(UserError, match=r"2 of 4 pictures are not in .*record 1 \(id 'x'\): gone\.png; --skip-missing") as raised:
+        read(images, records)
+    assert len(str(raised.value)) < 200 + len(str(images))
+    samples = JsonSamples(images / "data.json", images, skip_missing=True)
+    assert len(samples) == 2 and "2 of 4 pictures are not in" in capsys.readouterr().out
+    (images / "data.json").write_text(json.dumps(records[1:2]))
+    with pytest.raises(UserError, match="none of the records"):
+        JsonSamples(images / "data.json", images, skip_missing=True)
+
+
+def test_folders_are_listed_once_and_links_followed(images, tmp_path_factory, monkeypatch):
+    outside = tmp_path_factory.mktemp("train2017")
+    for i in range(30):
+        Image.new("RGB", (3, 3)).save(outside / f"{i}.png")
+    (images / "coco").symlink_to(outside)
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(str(folder)) or scandir(folder))
+    samples = read(images, [record(image=f"coco/{i}.png") for i in range(30)])
+    assert samples[29].picture == images / "coco" / "29.png" and listed == [str(images / "coco")]
 
 
 def test_the_folder_of_pictures_may_be_made_of_links(images, tmp_path_factory):

@@ -5,6 +5,7 @@ the first question holding "<image>" once; records.py reads it. A sample is (tur
 seed and step alone.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minillava.conversation import IGNORE_INDEX, Encoded, Turn
 from minillava.data.questions import caption_request, conversation
@@ -46,14 +48,25 @@ class SceneSamples:
 class JsonSamples:
     """LLaVA's JSON. Everything that can be checked without opening the pictures is checked here, before the training starts."""
 
-    def __init__(self, path: str | Path, images: str | Path | None):
+    def __init__(self, path: str | Path, images: str | Path | None, skip_missing: bool = False):
         self.records = read_records(Path(path))
         self.images = Path(images) if images else None
-        for number, record in enumerate(self.records):
+        folders, missing = FolderListings(), {}  # {index of a record: its picture that is not there}
+        for index, record in enumerate(tqdm(self.records, desc="checking the records", leave=False, disable=None)):
             try:
-                self._sample(record)
+                picture = self._sample(record).picture
             except UserError as error:
-                raise UserError(f"{path}: record {number} (id {record.get('id')!r}): {error}") from None
+                raise UserError(f"{path}: record {index} (id {str(record.get('id'))[:40]!r}): {error}") from None
+            if picture is not None and not folders.hold(picture):
+                missing[index] = record
+        if missing:
+            first, record = next(iter(missing.items()))
+            count = f"{len(missing)} of {len(self.records)} pictures are"
+            named = f"record {first} (id {str(record.get('id'))[:40]!r}): {picture_name(record)[:80]}"
+            if not skip_missing:
+                raise UserError(f"{count} not in {self.images}, the first of {named}; --skip-missing leaves such records out")
+            print(f"{count} not in {self.images} and their records are left out, the first of {named}")
+            self.leave_out(set(missing))
 
     def __getitem__(self, index: int) -> Sample:
         return self._sample(self.records[index])
@@ -84,10 +97,24 @@ class JsonSamples:
         turns = without_mark(turns)
         if self.images is None:
             raise UserError("the record names a picture: say with --images in which folder it lies")
-        picture = inside(self.images, name)
-        if not picture.is_file():
-            raise UserError(f"the picture {name} is not in {self.images}")
-        return Sample(turns, picture)
+        return Sample(turns, inside(self.images, name))
+
+
+class FolderListings:
+    """Which files exist, by listing each folder once: for hundreds of thousands of pictures much faster than asking for each."""
+
+    def __init__(self):
+        self.names: dict[str, set[str]] = {}
+
+    def hold(self, path: Path) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self.names:
+            try:
+                with os.scandir(folder) as entries:
+                    self.names[folder] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                self.names[folder] = set()
+        return name in self.names[folder]
 
 
 class LengthGroups:
