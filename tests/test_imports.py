@@ -12,7 +12,7 @@ FLOORS = [
     {"config", "attention", "kv_cache", "image", "image_settings", "anyres", "tokenizer", "kernels", "arguments"},
     {"vision", "projector", "language_model", "conversation"},
     {"model", "chat_template", "processor"},
-    {"generation_config", "weights", "generate", "quantize", "data"},
+    {"generation_config", "weights", "describe", "generate", "quantize", "data"},
     {"pretrain", "training", "distributed", "eval", "bench"},
 ]
 FOREIGN = {"transformers", "torchvision", "einops", "accelerate", "deepspeed", "peft"}
