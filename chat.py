@@ -4,7 +4,6 @@ python chat.py --image cat.png "What is this?"     # one answer, alone on stdout
 python chat.py --image cat.png                     # a conversation
 """
 
-import io
 import os
 import signal
 import sys
@@ -126,7 +125,7 @@ def next_line(prompt: str) -> str | None:
     """What is typed, or None at the end."""
     try:
         return input(prompt).strip()
-    except (EOFError, io.UnsupportedOperation):  # the latter: a stdin that can only be written to
+    except (EOFError, OSError):  # the latter: a stdin that can only be written to
         return None
 
 

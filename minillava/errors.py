@@ -59,7 +59,7 @@ def _open_closed_streams() -> None:
 def _stdout_is_lost() -> bool:
     """Whether nothing can be printed any more, as in `chat.py ... | head` or `> /dev/full`; if so, the interpreter's last flush is kept quiet."""
     try:
-        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), b"\n")  # a flush that has failed once does not fail again
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True

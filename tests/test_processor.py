@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from minillava.conversation import TEMPLATES, render
 from minillava.errors import UserError
@@ -126,12 +128,13 @@ def test_the_chat_template_says_the_same(tokenizer, tmp_path, name):
 
 
 # ---------------------------------------------------------------------- folders
-def test_the_default_template(tokenizer, tmp_path):
+def test_the_default_template(tokenizer, tmp_path, capsys):
     """llava-hf's folders, which name none, mean their own; the original's, without a processor, mean v1, and say whether to pad."""
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "config.json").write_text('{"image_aspect_ratio": "pad"}')
     original = Processor.from_folder(tmp_path, config(tokenizer))
     assert (original.template, original.pad) == ("v1", True)
+    assert "names no chat template: v1 is used; --template" in capsys.readouterr().err
     hub = {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}, "resample": 3, "do_pad": False}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(hub))
     ours = Processor.from_folder(tmp_path, config(tokenizer))
@@ -153,8 +156,25 @@ def test_a_tokenizer_without_image_gets_one(tokenizer, tmp_path):
         ({"crop_size": {"height": 336, "width": 336}}, "28 x 28"),
         ({"crop_size": 224}, "28 x 28"),
         ({"size": {"shortest_edge": 336}}, "shortest edge"),
-        ({"resample": 77}, "resample"),
+        ({"size": {"height": 28, "width": 14}}, "height and width of 28"),
+        ({"size": {"longest_edge": 28}}, "size"),
+        ({"size": {"shortest_edge": 28, "longest_edge": 56}}, "size"),
+        ({"size": 32}, "size"),
+        ({"crop_size": {"height": 28, "width": 14}}, "28 x 28"),
+        ({"resample": 9}, "resample"),
+        ({"resample": "bicubic"}, "resample"),
         ({"do_center_crop": False}, "do_center_crop"),
+        ({"do_resize": False}, "do_resize"),
+        ({"do_resize": 0}, "do_resize"),
+        ({"do_rescale": "no"}, "do_rescale"),
+        ({"rescale_factor": 0}, "rescale_factor"),
+        ({"rescale_factor": "1/255"}, "rescale_factor"),
+        ({"rescale_factor": float("nan")}, "rescale_factor"),
+        ({"do_pad": True, "do_normalize": False}, "pads with the mean colour"),
+        ({"do_pad": True, "pad_size": {"height": 99, "width": 99}}, "pad_size"),
+        ({"image_mean": [1, 2, None]}, "image_mean"),
+        ({"image_std": 0}, "image_std"),
+        ({"image_processor_type": "SiglipImageProcessor"}, "image_processor_type"),
         ({"image_mean": [1, 2]}, "image_mean"),
         ({"image_std": [1, 0, 1]}, "image_std"),
         ({"conversation_template": ["v1"]}, "template"),
@@ -163,7 +183,48 @@ def test_a_tokenizer_without_image_gets_one(tokenizer, tmp_path):
 def test_settings_that_we_do_not_follow_are_an_error(tokenizer, tmp_path, setting, says):
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(setting))
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as error:
+        Processor.from_folder(tmp_path, config(tokenizer), "v1" if "conversation_template" not in setting else None)
+    assert len(str(error.value)) <= 200
+
+
+SETTINGS = [
+    {"size": 28},
+    {"size": {"height": 28, "width": 28}},
+    {"size": {"height": 28, "width": 28}, "do_center_crop": False},
+    {"size": {"height": 28, "width": 28}, "crop_size": 28, "resample": 2},
+    *({"resample": number} for number in range(6)),
+    {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    {"rescale_factor": 1 / 256},
+    {"do_rescale": False},
+    {"do_normalize": False},
+    {"do_rescale": False, "do_normalize": False},
+    {"image_mean": 0.5, "image_std": 0.25},
+    {"do_convert_rgb": True, "do_pad": True},
+    {"do_pad": True, "image_processor_type": "LlavaImageProcessorFast"},
+    {"do_pad": True, "image_processor_type": "LlavaImageProcessor", "resample": 2},
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_settings_that_change_pixels_are_followed(tokenizer, picture, tmp_path, setting):
+    """The same pixels as transformers' for the same file, and again after saving."""
+    kind = setting.get("image_processor_type", "CLIPImageProcessor")
+    values = {"image_processor_type": kind, "size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, **setting}
+    tokenizer.save(tmp_path / "tokenizer.json")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    official = (LlavaImageProcessorPil if "Llava" in kind else CLIPImageProcessorPil)(**values)
+    expected = official(picture, return_tensors="pt")["pixel_values"]
+    ours = Processor.from_folder(tmp_path, config(tokenizer), "v1")
+    ours.save(tmp_path / "again")
+    for processor in (ours, Processor.from_folder(tmp_path / "again", config(tokenizer))):
+        torch.testing.assert_close(processor.pixels(picture)["pixel_values"], expected, rtol=1e-5, atol=2e-6)
+
+
+def test_the_originals_way_with_pictures(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    (tmp_path / "config.json").write_text('{"image_aspect_ratio": "anyres_max_9"}')
+    with pytest.raises(UserError, match="anyres_max_9"):
         Processor.from_folder(tmp_path, config(tokenizer))
 
 
