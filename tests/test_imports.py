@@ -14,7 +14,7 @@ FLOORS = [
     {"config", "hf_config", "attention", "kv_cache", "image", "image_settings", "anyres", "tokenizer", "arguments"},
     {"vision", "projector", "language_model", "conversation"},
     {"model", "chat_template", "processor"},
-    {"generation_config", "weights", "describe", "generation", "data", "muon", "checkpoint"},
+    {"generation_config", "weights", "generation", "data", "muon", "checkpoint"},
     {"loop"},
     {"training", "eval", "chain", "pretrain"},
 ]

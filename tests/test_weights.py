@@ -17,6 +17,7 @@ from minillava.generation import generate
 from minillava.hf_config import read_config, write_config
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
+from minillava.weights.__main__ import main as show
 
 CPU = {"device": "cpu", "dtype": "float32"}
 
@@ -473,14 +474,14 @@ def test_mixed_types_become_one(folder, few, many, monkeypatch, capsys):
 def test_show(llava, folder, capsys, tmp_path):
     shutil.copytree(llava[2], tmp_path / "a")
     (tmp_path / "a" / "generation_config.json").write_text('{"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.9, "bos_token_id": 1}')
-    weights.main(["show", str(tmp_path / "a")])
+    show(["show", str(tmp_path / "a")])
     shown = capsys.readouterr().out
     total = sum(parameter.numel() for parameter in llava[0].parameters())
     for words in ("llava-hf", f"{total:,}", "llava_hf", "[2, 5]", "temperature 0.6, top_p 0.9 (the makers' defaults, shown and not used)", "float32"):
         assert words in shown
     for said, arguments in (("no weights folder", ["show", "nowhere"]), ("invalid choice", ["hide", "a"])):
         with pytest.raises(UserError, match=said):
-            weights.main(arguments)
+            show(arguments)
 
 
 @pytest.mark.parametrize(

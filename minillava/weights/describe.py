@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from minillava import weights
-from minillava.config import TextConfig, VisionConfig
+from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.generation_config import sampling_defaults, with_end_tokens
 from minillava.hf_config import read_config, read_text_config, read_vision_config
 from minillava.language_model import LanguageModel

@@ -12,7 +12,6 @@ a pickle can run any program.
 
 import math
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,10 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from minillava.arguments import Parser
 from minillava.attention import implementations
 from minillava.config import LlavaConfig
-from minillava.errors import UserError, run, say
+from minillava.errors import UserError, say
 from minillava.files import check_not_git_lfs, given_path, inside, read_file, read_json, write_atomically, write_json
 from minillava.generation_config import with_end_tokens
 from minillava.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
@@ -39,7 +37,7 @@ from minillava.tokenizer import Tokenizer
 from minillava.vision import VisionTransformer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 SMALL = 1_000_000_000  # bytes: on a CPU, weights up to this size are computed with in float32
@@ -406,20 +404,3 @@ def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Pat
     tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in module.state_dict().items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(folder / "config.json", config)
-
-
-# ---------------------------------------------------------------------------------------------------------------- the command
-def main(arguments: list[str] | None = None) -> None:
-    """`python -m minillava.weights show FOLDER`."""
-    from minillava.describe import describe  # which imports this module
-
-    parser = Parser(prog="python -m minillava.weights", description="Look into a weights folder, without loading it.")
-    parser.add_argument("action", choices=("show",), help="show: parts, sizes, number types, template, end tokens, sampling defaults")
-    parser.add_argument("folder", help="a weights folder")
-    rows = describe(parser.parse_args(arguments).folder)
-    for name, value in rows:
-        print(f"{name:<15} {value}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main, "minillava.weights"))
