@@ -102,7 +102,7 @@ def heat_over_picture(picture, weights, title: str = "", *, axes=None, alt: str 
     strength = weights / max(weights.max(), 1e-9)
     rows, columns = weights.shape
     over = np.kron(strength, np.ones((-(-grey.shape[0] // rows), -(-grey.shape[1] // columns))))[: grey.shape[0], : grey.shape[1], None]
-    paper = 0.35 + 0.65 * grey  # pale, so that the heat stands out
+    paper = 0.5 + 0.5 * grey  # pale, so that the heat stands out
     axes.imshow((paper * (1 - 0.75 * over) + np.array(to_rgb(ORANGE)) * 0.75 * over).clip(0, 1))
     for edge in range(1, rows):
         axes.axhline(edge * grey.shape[0] / rows - 0.5, color="white", linewidth=0.6, alpha=0.7)
@@ -268,3 +268,17 @@ def progress(number: int) -> None:
         "The way from a picture and a question to an answer: a vision tower and a projector for the picture, tokens for the question, a merge, "
         f"a language model, the next token. Built so far: {', '.join(done) or 'nothing'}. In this lesson: {', '.join(today) or 'a tour of it all'}.",
     )
+
+
+def token_pieces(tokenizer, ids) -> list[str]:
+    """Each token as the tokenizer keeps it: "▁" for a space, "<f0>" for a byte that is no character by itself, a control token by its name."""
+    controls = {token_id: name for name, token_id in tokenizer.controls.items()}
+    pieces = []
+    for token_id in ids:
+        data = tokenizer.token_bytes(token_id)
+        try:
+            text = data.decode().replace(" ", "▁").replace("\n", "↵")
+        except UnicodeDecodeError:
+            text = f"<{data.hex()}>"
+        pieces.append(controls.get(token_id, text))
+    return pieces
