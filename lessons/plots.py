@@ -282,3 +282,71 @@ def token_pieces(tokenizer, ids) -> list[str]:
             text = f"<{data.hex()}>"
         pieces.append(controls.get(token_id, text))
     return pieces
+
+
+# ---------------------------------------------------------------------------------------------------------------- pictures among words
+def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
+    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are in orange."""
+    side = round(len(words) ** 0.5)
+    figure, axes = new(height=WIDTH)
+    pixels = np.asarray(picture.convert("RGB"), dtype=float) / 255
+    axes.imshow(0.6 + 0.4 * pixels, extent=(0, side, side, 0), interpolation="nearest")
+    for edge in range(side + 1):
+        axes.axhline(edge, color="white", linewidth=1)
+        axes.axvline(edge, color="white", linewidth=1)
+    for number, word in enumerate(words):
+        row, column = divmod(number, side)
+        size = min(14, 0.9 * WIDTH / side * 72 / (0.62 * max(len(word), 1)))
+        style = {"color": "#a03f00", "weight": "bold"} if number in marked else {"color": "#333333"}
+        axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, **style)
+    axes.set_axis_off()
+    show(figure, alt)
+
+
+def positions(picture, texts, is_image, patch: int = 16, letters: int = 50, *, alt: str) -> None:
+    """A prompt position by position: each position of the picture as its patch of `patch` pixels, each other one as its token in a box."""
+    pixels, places, x, line = np.asarray(picture.convert("RGB")), [], 0.0, 0
+    for text, image in zip(texts, is_image, strict=True):
+        width = 2.4 if image else max(len(text), 1) + 0.9  # in letters
+        if x + width > letters:
+            x, line = 0.0, line + 1
+        places.append((x, line, width, text, image))
+        x += width + 0.3
+    unit, height = WIDTH / letters, 0.36  # inches a letter, inches a line
+    figure = pyplot.figure(figsize=(WIDTH, height * (line + 1)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    side, number = pixels.shape[1] // patch, 0
+    for x, line, width, text, image in places:
+        left, right, top, bottom = x * unit, (x + width) * unit, line * height + 0.02, (line + 1) * height - 0.02
+        if image:
+            row, column = divmod(number, side)
+            axes.imshow(pixels[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch], extent=(left, right, bottom, top))
+            number += 1
+        else:
+            axes.add_patch(FancyBboxPatch((left, top), right - left, bottom - top, "round,pad=0,rounding_size=0.04", fc=LIGHT_BLUE, ec=GREY, lw=0.5))
+            text = text.replace("\n", "↵").replace(" ", "␣") if not text.strip() else text
+            axes.text((left + right) / 2, (top + bottom) / 2, text, ha="center", va="center", family="monospace", fontsize=unit * 72 / 0.61)
+    axes.set(xlim=(0, WIDTH), ylim=(places[-1][1] * height + height, 0), aspect="auto")
+    axes.set_axis_off()
+    show(figure, alt)
+
+
+def grouped_bars(groups, series: dict, title: str = "", form: str = "{:.0f}", limit: float = 100, *, alt: str) -> None:
+    """Horizontal bars in groups: {name: one value for each group}; each bar has its number at its end, each series its colour."""
+    figure, axes = new(height=0.9 + len(groups) * (0.2 + 0.24 * len(series)))
+    colours = (GREY, LIGHT_ORANGE, ORANGE, BLUE, GREEN) if len(series) > 3 else (GREY, BLUE, ORANGE)
+    step = 0.8 / len(series)
+    for index, ((name, values), colour) in enumerate(zip(series.items(), colours)):
+        at = np.arange(len(groups)) - 0.4 + step * (index + 0.5)
+        axes.barh(at, values, 0.92 * step, color=colour, label=name)
+        for y, value in zip(at, values):
+            axes.text(value, y, " " + form.format(value), va="center", fontsize=11)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.tick_params(left=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12 * limit)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_title(title, loc="left")
+    figure.legend(loc="outside upper center", ncols=min(3, len(series)))
+    show(figure, alt)
