@@ -93,7 +93,7 @@ print({name: tuple(tensor.shape) for name, tensor in inputs.items()})
 # %%
 texts = plots.token_texts(processor.tokenizer, inputs["input_ids"][0].tolist())
 is_image = inputs["input_ids"][0] == new.config.image_token_id
-plots.positions(picture, texts, is_image.tolist(), alt="The prompt in order: USER:, then the picture's 49 patches row by row, then the question's words.")
+plots.positions(picture, texts, is_image.tolist(), alt="The prompt in order: USER:, then 49 patches row by row, then the question's words.")
 
 # %% [markdown]
 # Look at the proportions. Most of what the model reads is picture. In LLaVA-1.5 it is even more so: 576 positions of picture stand before a
@@ -151,63 +151,84 @@ def nearest_words(model, pixel_values):
     return [processor.tokenizer.token_bytes(i).decode(errors="replace").strip() for i in nearest.tolist()]
 
 
-def draw_words(model, alt):
-    """The picture with the nearest word on each patch, orange where the word is the name of a thing in the picture."""
-    words = nearest_words(model, inputs["pixel_values"])
+def draw_words(words, alt):
+    """The picture with a word on each patch, orange where the word is the name of a thing in the picture."""
     names = {thing.name for thing in scene.things}
     plots.words_on_patches(picture, words, {i for i, word in enumerate(words) if word in names}, alt=alt)
 
 
-draw_words(new, "The picture with 49 words that have nothing to do with it.")
+draw_words(nearest_words(new, inputs["pixel_values"]), "The picture with 49 words that have nothing to do with it.")
 
 # %% [markdown]
-# Before any training the projector is a random map. Its vectors point anywhere, and the nearest words are an accident. Now the same tower, the
-# same language model, the same picture, after stage 1:
+# Before any training the projector is a random map. Its vectors point anywhere, and the nearest words are an accident: often the same few words
+# everywhere. Now the same tower, the same language model, the same picture, after stage 1. Orange words name something that is in the picture:
 
 # %%
-draw_words(stage_1, "The picture with words on its patches after stage 1.")
+draw_words(nearest_words(stage_1, inputs["pixel_values"]), "The picture with the nearest word on each patch, after stage 1.")
 
 # %% [markdown]
-# Nobody told the projector to do this. In stage 1 it was shown pictures, a request such as "What is in the picture?", and the right answer. The
-# only way for it to lower the loss was to send the frozen language model vectors from which that model could speak the right answer.
+# Wherever a word fits, nobody told the projector to put it there. In stage 1 it was shown pictures, a request such as "What is in the picture?",
+# and the right answer. The only way for it to lower the loss was to send the frozen language model vectors from which that model could speak the
+# right answer.
 #
-# How far does it hold beyond one picture? The tiny world can tell which word *should* stand on each patch: the name of the thing that covers it,
-# or the colour of the background. (Lesson 06's language model has read such maps of words in its training.) We count over 40 new scenes.
+# But a vector can be *read* as "cat" without being *near* to the word "cat". The language model never measures an angle to its table. Its first
+# layer multiplies the vector by its own matrices, and does not care for the rest. So there is a fairer test: ask the reader. We make a prompt in
+# which **one single patch** stands in place of the picture, begin the answer with "There is a", and look which of the world's 144 names the
+# language model finds likeliest.
+
+# %%
+from minillava.conversation import encode
+from minillava.data.scenes import COLORS, NAMES
+
+tokenizer = processor.tokenizer
+first_token = {word: tokenizer.encode(f"a {word}")[0][1] for word in (*NAMES, *COLORS)}  # of "ice cream" the token "ice"
+prompt = encode(tokenizer, processor.template, [("user", "What is in the picture?")], image_tokens=1, add_generation_prompt=True).input_ids
+prompt += tokenizer.encode("ASSISTANT: There is a")[0][len(tokenizer.encode("ASSISTANT:")[0]) :]
+
+
+def words_read(model, pixel_values):
+    """For each patch alone the name that the language model finds likeliest after "There is a"."""
+    name_ids = torch.tensor([first_token[name] for name in NAMES])
+    with torch.inference_mode():
+        rows = model.embed_image(pixel_values)  # (P, C)
+        embeds = model.merge(torch.tensor([prompt] * len(rows)), rows)  # (P, T, C): each row in a prompt of its own
+        logits = model.language_model.logits(model.language_model.hidden_states(embeds)[:, -1])  # (P, V)
+    return [NAMES[i] for i in logits[:, name_ids].argmax(-1).tolist()]
+
+
+draw_words(words_read(stage_1, inputs["pixel_values"]), "The picture with the name that the language model reads off each patch, after stage 1.")
+
+# %% [markdown]
+# (Plain background has no name to tell, so there the model says whatever it likes to say.)
+#
+# How far does this hold beyond one picture? The tiny world can tell which word *should* stand on each patch: the name of the thing that covers
+# it, or the colour of the background. (Lesson 06's language model has read such maps of words in its training.) We count over 40 new scenes.
 
 # %%
 from minillava.data.scene_in_words import grid_words
-from minillava.data.scenes import COLORS, NAMES
 
-
-def first_pieces(word):
-    """The token that begins this word in the middle of a sentence: of 'ice cream' it is 'ice'."""
-    return processor.tokenizer.decode(processor.tokenizer.encode(f"a {word}")[0][1:2])
-
-
-piece = {word: first_pieces(word) for word in (*NAMES, *COLORS)}
 held_out = [sample_scene(seed, "val", max_objects=4) for seed in range(40)]
 pictures = [processor.image_inputs(each.render())["pixel_values"] for each in held_out]
 
 
-def agreement(model):
-    """Percent of the patches whose nearest word is the right one: on things, and on the background."""
-    right = {"things": [], "background": []}
+def percent_right(model, words_of):
+    """Of the patches that lie on a thing, the percent for which `words_of` finds its name."""
+    right = []
     for each, pixel_values in zip(held_out, pictures, strict=True):
-        for said, word in zip(nearest_words(model, pixel_values), grid_words(each), strict=True):
-            right["background" if word == each.color else "things"].append(said == piece[word])
-    return {kind: 100 * sum(hits) / len(hits) for kind, hits in right.items()}
+        for said, word in zip(words_of(model, pixel_values), grid_words(each), strict=True):
+            if word != each.color:
+                right.append(said in (word, tokenizer.decode([first_token[word]])))
+    return 100 * sum(right) / len(right)
 
 
 for name, model in models.items():
-    print(f"{name:15}", "   ".join(f"{kind} {percent:5.1f}%" for kind, percent in agreement(model).items()))
+    print(f"{name:15} nearest word right {percent_right(model, nearest_words):5.1f}%    word read right {percent_right(model, words_read):5.1f}%")
 
 # %% [markdown]
-# Two things to know when you read these figures.
+# Compare the two columns, and remember two things.
 #
-# - **They need not reach 100.** The language model does not read a row in isolation: its first layers take what they need from it. A vector can
-#   tell "cat, in the second row, its left edge" and be nearest to no word in particular.
-# - **In stage 2 both sides may move.** There the language model learns too, so the two can agree on a code of their own, and the table of words
-#   is no longer the only one that it can read.
+# - **The first need not reach 100.** A vector can tell "cat, in the second row, its left edge" and be nearest to no word in particular.
+# - **In stage 2 both sides may move.** There the language model learns too, so the two can agree on a code of their own.
 #
 # ## 4. What it keeps, and what it loses
 #
@@ -221,9 +242,10 @@ from minillava.eval.probe import patch_features, probe, probe_scenes
 scenes = probe_scenes(1000)
 tower_features = patch_features(new.vision_tower, scenes)  # (1000, 49, 192)
 figures = {"tower": probe(tower_features, scenes)}
-with torch.inference_mode():
-    for name, model in models.items():
-        figures[name] = probe(model.projector(tower_features), scenes)
+for name, model in models.items():
+    with torch.inference_mode():
+        projected = model.projector(tower_features)  # (1000, 49, 256)
+    figures[name] = probe(projected, scenes)
 
 facts = ("name", "row", "column")
 plots.grouped_bars(
@@ -307,17 +329,29 @@ check("merge")
 # %% [markdown]
 # ## Three questions
 #
-# 1. Why does the embedding of the token `<image>` never need to be learnt?
-# 2. You double the picture's edge and keep the patch size. What happens to the number of the projector's parameters, and to the number of
-#    positions?
-# 3. A linear layer followed by a linear layer is one linear layer. Why does LLaVA-1.5's projector still gain from its second matrix?
+# **1.** Why does the embedding of the token `<image>` never need to be learnt?
 #
-# <details><summary>Answers</summary>
+# <details><summary>Answer</summary>
 #
-# 1. It is never looked up. The token only marks a place; `merge` puts a row of the picture there. In llava-hf's files the rows for it exist only
-#    because the table was made longer.
-# 2. The parameters stay the same, since the projector handles each patch by itself. The positions become four times as many.
-# 3. Because of the GELU between them. It bends the map, so that "this feature *and* that feature" can become a direction of its own. Without it
-#    the second matrix would indeed be of no use.
+# It is never looked up. The token only marks a place; `merge` puts a row of the picture there. In llava-hf's files the rows for it exist only
+# because the table was made longer.
+#
+# </details>
+#
+# **2.** You double the picture's edge and keep the patch size. What happens to the number of the projector's parameters, and to the number of
+# positions?
+#
+# <details><summary>Answer</summary>
+#
+# The parameters stay the same, since the projector handles each patch by itself. The positions become four times as many.
+#
+# </details>
+#
+# **3.** A linear layer followed by a linear layer is one linear layer. Why does LLaVA-1.5's projector still gain from its second matrix?
+#
+# <details><summary>Answer</summary>
+#
+# Because of the GELU between them. It bends the map, so that "this feature *and* that feature" can become a direction of its own. Without it the
+# second matrix would indeed be of no use.
 #
 # </details>

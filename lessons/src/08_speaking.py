@@ -223,8 +223,8 @@ for name, config, bytes_per_number, patches in (("LLaVA-1.5-7B", TextConfig(), 2
     print(f"    {config.num_attention_heads} query heads share {config.num_key_value_heads} key/value heads")
 
 # %% [markdown]
-# The tiny model has *grouped queries* ([2305.13245](https://arxiv.org/abs/2305.13245)): several query heads share one key/value
-# head, and the cache shrinks by that factor. LLaMA-2-70B has 8 key/value heads for 64 query heads.
+# The tiny model has *grouped queries* ([2305.13245](https://arxiv.org/abs/2305.13245)): several query heads share one key/value head, and the
+# cache shrinks by that factor. LLaMA-2-70B has 8 key/value heads for 64 query heads.
 #
 # ## 5. What it looked at
 #
@@ -323,16 +323,28 @@ check("sample")
 #
 # ## Three questions
 #
-# 1. Why are keys and values cached, and queries not?
-# 2. At temperature 0, does top-p change anything? And at a temperature of 1000, what does `sample` do?
-# 3. Ten people ask different questions about the same picture. Which part of the work can be shared?
+# **1.** Why are keys and values cached, and queries not?
 #
-# <details><summary>Answers</summary>
+# <details><summary>Answer</summary>
 #
-# 1. Later positions read the keys and values of earlier ones. A query is used once, by its own position, when that runs.
-# 2. No: the likeliest token is always among those that are kept. At 1000 all logits become nearly equal, so every token that top-k and top-p
-#    leave is about equally likely: noise.
-# 3. The vision tower, the projector, and the prefill of everything up to the end of the picture, since it stands before the question: the cache
-#    of those positions is the same for all. `generate` takes such a cache and runs only what it does not hold yet.
+# Later positions read the keys and values of earlier ones. A query is used once, by its own position, when that runs.
+#
+# </details>
+#
+# **2.** At temperature 0, does top-p change anything? And at a temperature of 1000, what does `sample` do?
+#
+# <details><summary>Answer</summary>
+#
+# No: the likeliest token is always among those that are kept. At 1000 all logits become nearly equal, so every token that top-k and top-p leave
+# is about equally likely: noise.
+#
+# </details>
+#
+# **3.** Ten people ask different questions about the same picture. Which part of the work can be shared?
+#
+# <details><summary>Answer</summary>
+#
+# The vision tower, the projector, and the prefill of everything up to the end of the picture, since it stands before the question: the cache of
+# those positions is the same for all. `generate` takes such a cache and runs only what it does not hold yet.
 #
 # </details>

@@ -340,17 +340,29 @@ check("loss")
 # %% [markdown]
 # ## Three questions
 #
-# 1. Why not train everything at once from the start, with the projector still random?
-# 2. In stage 1 only 115,000 parameters learn. Why is a step of stage 1 not fifty times faster than one of stage 2?
-# 3. After stage 2 you want the model to read X-ray pictures, of which the tower has never seen one. Which stage helps, and what cannot help?
+# **1.** Why not train everything at once from the start, with the projector still random?
 #
-# <details><summary>Answers</summary>
+# <details><summary>Answer</summary>
 #
-# 1. A random projector sends noise. The language model would have to move away from what it knows to make sense of it, and its first, large
-#    gradients would be about that noise. The ablations show what it costs, in the paper and here.
-# 2. The forward pass is the same, and the gradient has to pass back through the whole language model to reach the projector. Only the gradients
-#    of the frozen weights themselves and their optimizer steps are saved.
-# 3. If the tower's features do not hold what distinguishes one X-ray from another, no projector and no language model can bring it back (lesson
-#    07). Then the tower has to be trained, too.
+# A random projector sends noise. The language model would have to move away from what it knows to make sense of it, and its first, large
+# gradients would be about that noise. The ablations show what it costs, in the paper and here.
+#
+# </details>
+#
+# **2.** In stage 1 only 115,000 parameters learn. Why is a step of stage 1 not fifty times faster than one of stage 2?
+#
+# <details><summary>Answer</summary>
+#
+# The forward pass is the same, and the gradient has to pass back through the whole language model to reach the projector. Only the gradients of
+# the frozen weights themselves and their optimizer steps are saved.
+#
+# </details>
+#
+# **3.** After stage 2 you want the model to read X-ray pictures, of which the tower has never seen one. Which stage helps, and what cannot help?
+#
+# <details><summary>Answer</summary>
+#
+# If the tower's features do not hold what distinguishes one X-ray from another, no projector and no language model can bring it back (lesson 07).
+# Then the tower has to be trained, too.
 #
 # </details>
