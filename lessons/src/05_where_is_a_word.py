@@ -74,7 +74,7 @@ for axes, pair in zip(panels.flat, (0, 4, 8, 16)):
     x, y = turned[:, pair], turned[:, pair + D // 2]
     axes.add_patch(Circle((0, 0), 1, fill=False, color=plots.GREY))
     axes.scatter(x, y, color=[plots.shade(0.3 + 0.7 * position / 11) for position in range(12)], s=60, zorder=3)
-    for position in range(12) if pair < 16 else (0, 11):
+    for position in range(0, 12, {8: 3, 16: 11}.get(pair, 1)):
         axes.text(1.22 * x[position], 1.22 * y[position], str(position), ha="center", va="center")
     axes.set(title=f"pair {pair}", xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), aspect="equal")
     axes.set_axis_off()
@@ -176,7 +176,7 @@ axes.xaxis.set_major_formatter("{x:.0f}")
 axes.legend()
 plots.show(
     figure,
-    f"Scores of head {head} in layer 0 against distance. The same name scores far above other names from four tokens on, and much less at distance 0.",
+    f"Scores of head {head} in layer 0 against distance. The same name scores far above others at a distance, and less at 0.",
 )
 
 # %% [markdown]
@@ -202,7 +202,7 @@ axes.set(xlabel="pair (0 turns fastest, 31 slowest)", ylabel="part of the score"
 axes.legend()
 plots.show(
     figure,
-    "The score of a name with itself, split into its 32 pairs, at the distances 0 and 32. The slow pairs add the same at both; the quick ones take away at distance 0.",
+    "The score of a name with itself, by pair, at the distances 0 and 32. Slow pairs add the same at both; quick ones take away at 0.",
 )
 
 # %% [markdown]

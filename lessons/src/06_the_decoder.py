@@ -192,7 +192,7 @@ plots.table(
     texts=table,
     rows=texts[first:-1],
     columns=["0 layers", *map(str, range(1, len(streams)))],
-    alt="The logit lens: a row for each token read, a column for each number of layers, in each cell the likeliest next token, darker where it is surer.",
+    alt="The logit lens: a row for each token read, a column for each number of layers, in each cell the likeliest next token.",
 )
 
 # %% [markdown]
@@ -251,7 +251,7 @@ for asked_for in (name, absent):
     rows[f"the head looks from {asked_for!r}:"] = (plots.token_pieces(tokenizer, prompt), colours)
 plots.token_rows(
     rows,
-    alt=f"Attention of the look-up head as shades. From {name!r} nearly all goes to the same word above; from {absent!r}, which is not above, it goes elsewhere.",
+    alt=f"Attention of the look-up head as shades. From {name!r} it goes to the same word above; {absent!r} is not above.",
 )
 
 # %% [markdown]
@@ -312,7 +312,8 @@ for axes, values, strength, title in (
 panels[0].set_ylabel("layer")
 plots.show(
     figure,
-    f"Two tables of layers and heads. One head, {head} of layer {layer}, looks at the same name above; without it the model says Yes to {each[layer, head]} of {len(once)} scenes, without any other to about as many as before.",
+    f"Two tables of layers and heads. Head {head} of layer {layer} looks at the same name above, no other does as much; without it the model says Yes "
+    f"to {each[layer, head]} of {len(once)} scenes.",
 )
 
 # %% [markdown]
