@@ -191,14 +191,16 @@ with torch.inference_mode():
 
 loss_of = iter(losses.tolist())
 texts = plots.token_pieces(processor.tokenizer, sample.input_ids)
-colours = [plots.shade(next(loss_of) / 2) if label >= 0 else plots.LIGHT for label in sample.labels]
+colours = [plots.shade(next(loss_of) / losses.max()) if label >= 0 else plots.LIGHT for label in sample.labels]
 start = sample.input_ids.index(processor.tokenizer.image_id) + 49
 plots.token_rows(
     {"": (texts[start:], colours[start:])}, alt="The tokens of four questions and answers; each answer token is darker, the larger its loss."
 )
-costly = sorted(zip(losses.tolist(), plots.token_pieces(processor.tokenizer, targets.tolist())), reverse=True)
-print("The costliest:", ",  ".join(f"{text} {loss:.1f}" for loss, text in costly[:6]))
-print(f"Half of all the loss comes from {int((np.cumsum(sorted(losses, reverse=True)) < losses.sum() / 2).sum()) + 1} of {len(losses)} tokens.")
+by_cost = losses.sort(descending=True)
+costliest = plots.token_pieces(processor.tokenizer, targets[by_cost.indices[:6]].tolist())
+print("The costliest:", ",  ".join(f"{piece} {loss:.1f}" for piece, loss in zip(costliest, by_cost.values.tolist())))
+half = int((by_cost.values.cumsum(0) < losses.sum() / 2).sum()) + 1
+print(f"{half} of the {len(losses)} tokens make half of the loss.")
 
 # %% [markdown]
 # Most tokens of an answer cost almost nothing: after "there is" comes "a", and no picture is needed to know it. The loss sits in a few tokens,

@@ -312,7 +312,7 @@ for axes, values, strength, title in (
 panels[0].set_ylabel("layer")
 plots.show(
     figure,
-    f"Two tables of layers and heads. Head {head} of layer {layer} looks at the same name above, no other does as much; without it the model says Yes "
+    f"Two tables of layers and heads. Head {head} of layer {layer} looks at the same name above; without it the model says Yes "
     f"to {each[layer, head]} of {len(once)} scenes.",
 )
 
