@@ -133,7 +133,7 @@ print(f"largest difference between the curves: {max((scores[0] - scores[at]).abs
 # Three curves, and you see one. This has a welcome consequence: move a whole text by 500 positions, and the model says the same. That is why a
 # batch may be padded on the left (lesson 08), and why a question about a picture may stand anywhere in a conversation.
 #
-# **Your turn.** `lessons/exercises/e05_rope.py` asks for `rope_tables` and `apply_rope`, together about six lines.
+# **Your turn.** `lessons/exercises/e05_rope.py` asks for `rope_tables` and `apply_rope`, about six lines together.
 
 # %%
 from lessons.check import check

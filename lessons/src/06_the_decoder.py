@@ -9,15 +9,9 @@
 
 # %% [markdown]
 # ## 1. A layer is two additions
-
-# %%
-import inspect
-
-from minillava.language_model import MLP, DecoderLayer, rms_norm
-
-print(inspect.getsource(DecoderLayer.forward))
-
-# %% [markdown]
+#
+# $$ x \leftarrow x + \text{Attention}(\text{norm}(x)) \qquad\qquad x \leftarrow x + \text{MLP}(\text{norm}(x)) $$
+#
 # `x` is called the **residual stream**. It runs from the embeddings to the last norm, and no layer replaces it: each of the two parts reads a
 # normed copy of it and adds what it found. What an early layer wrote is still there for a late one to read.
 #
@@ -33,6 +27,7 @@ from minillava.conversation import encode
 from minillava.data.facts import a
 from minillava.data.scene_in_words import in_words
 from minillava.data.scenes import NAMES, sample_scene
+from minillava.language_model import rms_norm
 from minillava.tokenizer import Tokenizer
 
 model = minillava.load_language_model("weights/tiny-language", device="cpu", dtype="float32")
@@ -82,7 +77,7 @@ print(rms_norm(100 * x, torch.ones(3), 1e-6), "for 100 x: the length is gone, th
 # Two traps wait here. The ε stands inside the root. And the squares are summed in float32, even when the model runs in bfloat16: the rounding of a
 # sum over 4,096 squares would be felt in every layer.
 #
-# **Your turn.** `e06_rms_norm.py`, two lines.
+# **Your turn.** `lessons/exercises/e06_rms_norm.py`, about three lines.
 
 # %%
 from lessons.check import check
@@ -94,14 +89,12 @@ check("rms_norm")
 #
 # The second part is a small network that runs on each position alone. The tower's MLP has two matrices with a bend between (lesson 03). LLaMA's has
 # three (SwiGLU, [arXiv 2002.05202](https://arxiv.org/abs/2002.05202)):
-
-# %%
-print(inspect.getsource(MLP.forward))
-
-# %% [markdown]
+#
+# $$ \text{MLP}(x) = \text{down}\,\big(\text{silu}(\text{gate}(x)) \cdot \text{up}(x)\big), \qquad \text{silu}(z) = z \cdot \text{sigmoid}(z) $$
+#
 # `up` proposes a number for each of 640 units, `gate` decides how much of it goes through, and `down` writes the result back into the stream. The
-# gate's curve, silu(x) = x · sigmoid(x), is nearly 0 for negative numbers and nearly x for positive ones. Each gate looks at the stream in one
-# direction: it is a detector. What does one detect? Let us run the model over conversations, and take the unit that stands out most for one word.
+# gate's curve, silu, is nearly 0 for negative numbers and nearly x for positive ones. Each gate looks at the stream in one direction: it is a
+# detector. What does one detect? Let us run the model over conversations, and take the unit that stands out most for one word.
 
 # %%
 import torch.nn.functional as F
@@ -167,7 +160,7 @@ for title, sizes in (
     print(f"{title:9} attention {sizes[0]:8.2f}   MLP {sizes[1]:8.2f}   embeddings and head {sizes[2]:7.2f}   total {sum(sizes):8.2f} million")
 
 # %% [markdown]
-# **Your turn.** `e06_mlp.py` is one line, `e06_decoder_layer.py` two.
+# **Your turn.** `e06_mlp.py` and `e06_decoder_layer.py`, about ten lines together. Your classes then load the trained weights.
 
 # %%
 check("mlp")
