@@ -230,13 +230,16 @@ for name, config, bytes_per_number, patches in (("LLaVA-1.5-7B", TextConfig(), 2
 # ## 5. What it looked at
 #
 # When the model is about to say "hamburger", is it looking at the hamburger? Attention weights tell where a head reads. There are many heads, and
-# most of them do other things: they look at the word before, or at the question. So we first let the heads compete. On 24 scenes, at the position
-# *before* each thing's name is said, how much of its weight does each head put on the patches that this thing covers?
+# most of them do other things: they look at the word before, or at the question. So we first let the heads compete. On 24 scenes we put the
+# *right* answer into the model's mouth, and watch the position before each thing's name, where that name has to be found. How much of its weight
+# does each head put on the patches that the thing covers?
 
 # %%
 import minillava.language_model as language_module
 from minillava.attention import attention, eager_attention
-from minillava.data.scenes import NAMES, sample_scene
+from minillava.data.answers import names_in
+from minillava.data.facts import Facts, sentence
+from minillava.data.scenes import sample_scene
 
 
 def attention_weights(input_ids, pixel_values):
@@ -257,10 +260,10 @@ def attention_weights(input_ids, pixel_values):
     return torch.stack(weights)
 
 
-def names_said(ids, names):
-    """(name, position of its first token) for each of the names, where it is said for the first time."""
+def before_names(ids, names):
+    """{name: the position before its first token}, for those of the names that are said."""
     first = {name: tokenizer.encode(f"a {name}")[0][1] for name in names}
-    return [(name, ids.index(token)) for name, token in first.items() if token in ids]
+    return {name: ids.index(token) - 1 for name, token in first.items() if token in ids}
 
 
 def box_patches(thing, size, side=7):
@@ -274,17 +277,15 @@ def box_patches(thing, size, side=7):
 on_thing, area = [], []
 for seed in range(24):
     scene = sample_scene(seed, "val", max_objects=4)
-    prompt = processor("What is in the picture?", scene.render())
-    said = list(minillava.generate(model, **prompt, max_new_tokens=40))
-    ids = torch.cat([prompt["input_ids"], torch.tensor([said], dtype=torch.int64)], 1)
-    image = (ids[0] == model.config.image_token_id).nonzero()[:, 0]
-    weights = attention_weights(ids, prompt["pixel_values"])
-    alone = {thing.name: thing for thing in scene.things if [t.name for t in scene.things].count(thing.name) == 1}
-    for name, position in names_said(said, alone):
+    turns = [("user", "What is in the picture?"), ("assistant", sentence(Facts(scene).there_listing()))]
+    told = processor(turns, scene.render(), add_generation_prompt=False)
+    image = (told["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+    weights = attention_weights(**told)
+    alone = {thing.name: thing for thing in Facts(scene).single}
+    for name, position in before_names(told["input_ids"][0].tolist(), alone).items():
         patches = box_patches(alone[name], scene.size)
         if patches.any():
-            query = prompt["input_ids"].shape[1] + position - 1  # the position that chose this name
-            on_thing.append(weights[:, :, query, image][:, :, patches].sum(-1))
+            on_thing.append(weights[:, :, position, image][:, :, patches].sum(-1))
             area.append(patches.float().mean())
 on_thing = torch.stack(on_thing).mean(0)  # (L, H)
 layer, head = divmod(on_thing.argmax().item(), on_thing.shape[1])
@@ -292,14 +293,14 @@ print(f"{len(area)} names; the things cover {100 * torch.stack(area).mean():.0f}
 print(f"layer {layer}, head {head} puts {100 * on_thing[layer, head]:.0f}% of its weight on the thing that is named next")
 
 # %% [markdown]
-# Now that head alone, on the cat picture, which was not among the 24 scenes. One panel for each name in the answer: bright patches got much of
+# Now that head alone, on the cat picture, which was not among the 24 scenes. One panel for each name in the answer: orange patches got much of
 # the head's weight at the moment when the name was chosen.
 
 # %%
 weights = attention_weights(whole, inputs["pixel_values"])[layer, head]
 image = (whole[0] == model.config.image_token_id).nonzero()[:, 0]
-named = names_said(answer_ids, [name for name in NAMES if name in tokenizer.decode(answer_ids)])[:4]
-maps = [weights[start + position][image].view(7, 7) for _, position in named]
+named = list(before_names(whole[0].tolist(), names_in(tokenizer.decode(answer_ids))).items())[:4]
+maps = [weights[position][image].view(7, 7) for _, position in named]
 alt = "The cat picture in grey, once for each name in the answer, with the patches orange that the head looked at."
 plots.heat_row(plots.Image.open(plots.CAT), maps, [name for name, _ in named], alt=alt)
 

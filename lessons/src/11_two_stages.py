@@ -27,7 +27,7 @@
 # | learning rate | 0.002 | 0.00002 | 0.001 | 0.00002 |
 # | on 8 A100 | 4 hours | 10 hours | 5.5 hours (13B) | 20 hours (13B) |
 #
-# Look at the learning rates. The projector begins as noise and may move fast. The language model knows its trade, and gets steps a hundred times
+# Look at the learning rates. The projector begins as noise and may move fast. The language model knows its trade, and gets steps 50 to 100 times
 # smaller: it is to learn something new without forgetting what it can do.
 #
 # In this project a stage is two lines of data: which parameters learn, and the settings. `set_trainable` does the freezing.
@@ -219,9 +219,12 @@ plots.grouped_bars(
 )
 
 # %% [markdown]
-# The paper's picture is the same in words. After stage 1 the model *describes*: it has learnt to name, and every question is an occasion to.
-# After stage 2 it *answers*. On the authors' own benchmark, judged by GPT-4 relative to a GPT-4 that reads captions, the model without
-# instruction tuning got 21.5, and with all three kinds of instruction data 85.1 (2304.08485, table 4).
+# Stage 1 brings what its descriptions are made of: the names of things and colours. The frozen language model still answers in the form that the
+# question asks for, as it learnt from text, but what its answer needs was never practised on pictures: a yes or no about one thing, a number of
+# one kind, a place. That is what stage 2 is for.
+#
+# The paper measured the same step on its own benchmark, where GPT-4 judges the answers relative to those of a GPT-4 that reads captions: 21.5
+# without instruction tuning, 85.1 with all three kinds of instruction data (2304.08485, table 4).
 #
 # ## 6. Which weights moved
 #
