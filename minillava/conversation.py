@@ -110,10 +110,15 @@ def encode(
     parts = [(_resolve(part, tokenizer), supervised) for part, supervised in parts]
     ids, offsets = tokenizer.encode([part for part, _ in parts])
     supervised_at = [supervised for part, supervised in parts for _ in range(1 if isinstance(part, Control) else len(part))]  # for each character
-    labels = [i if end > start and supervised_at[end - 1] else IGNORE_INDEX for i, (start, end) in zip(ids, offsets, strict=True)]
+    labels = label_mask(ids, offsets, supervised_at)
     if tokenizer.adds_bos:
         ids, labels = [tokenizer.bos_id, *ids], [IGNORE_INDEX, *labels]
     return Encoded(ids, labels, render(template, turns, image_tokens > 0, add_generation_prompt))
+
+
+def label_mask(ids: list[int], offsets: list[tuple[int, int]], supervised_at: list[bool]) -> list[int]:
+    """The label of each id: the id itself where its last character is supervised, else -100. A token of no characters is not supervised."""
+    return [i if end > start and supervised_at[end - 1] else IGNORE_INDEX for i, (start, end) in zip(ids, offsets, strict=True)]
 
 
 def render(template: str | Template, turns: Sequence[Turn], image: bool = False, add_generation_prompt: bool = False) -> str:

@@ -258,15 +258,24 @@ class ContrastivePair(nn.Module):
         self.log_scale, self.bias = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-10.0))
 
     def scores(self, pixel_values, phrase_ids):
-        """(B, 3, S, S), (N, T) -> (B, N): how well each phrase fits each picture, the soft maximum over the patches."""
-        patches = F.normalize(self.visual_projection(self.vision_tower(pixel_values)).float(), dim=-1)  # (B, P, C)
-        texts = F.normalize(self.phrases(phrase_ids).float(), dim=-1)  # (N, C)
-        return torch.logsumexp(self.log_scale.exp() * (patches @ texts.T).float(), 1) + self.bias  # (B, N)
+        """(B, 3, S, S), (N, T) -> (B, N): how well each phrase fits each picture."""
+        patches = self.visual_projection(self.vision_tower(pixel_values)).float()  # (B, P, C)
+        return phrase_scores(patches, self.phrases(phrase_ids).float(), self.log_scale.exp(), self.bias)  # (B, N)
 
     def loss(self, pixel_values, phrase_ids, true):
-        """`true` (B, N) bool: is the phrase true of the picture? Mean over pictures of the summed yes-or-no losses."""
-        scores = self.scores(pixel_values, phrase_ids)
-        return F.softplus(torch.where(true, -scores, scores)).sum(1).mean()
+        """`true` (B, N) bool: is the phrase true of the picture?"""
+        return contrastive_loss(self.scores(pixel_values, phrase_ids), true)
+
+
+def phrase_scores(patches: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """(B, P, C), (N, C) -> (B, N): the soft maximum over the patches of scale * cosine(patch, phrase), plus the bias."""
+    patches, texts = F.normalize(patches, dim=-1), F.normalize(texts, dim=-1)
+    return torch.logsumexp(scale * (patches @ texts.T).float(), 1) + bias  # (B, N)
+
+
+def contrastive_loss(scores: Tensor, true: Tensor) -> Tensor:
+    """Each picture and phrase is a yes or no of its own (SigLIP, arXiv 2303.15343): mean over the pictures of the phrases' summed losses."""
+    return F.softplus(torch.where(true, -scores, scores)).sum(1).mean()
 
 
 def phrase_batch(tokenizer: Tokenizer, first: int, size: int):

@@ -91,11 +91,16 @@ def loss(model: Llava, batch: dict[str, Tensor]) -> Tensor:
     return next_token_loss(model.language_model, embeds, batch["labels"], batch.get("attention_mask"))
 
 
+def set_trainable(model: Llava, stage: int) -> None:
+    """Freeze every parameter but those that learn in this stage."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith(STAGES[stage].trained)
+
+
 def train(config: TrainConfig) -> None:
     """Run one stage of LLaVA's training and leave a weights folder in `config.out`."""
     model, processor = starting_point(config)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.startswith(STAGES[config.stage].trained)
+    set_trainable(model, config.stage)
     samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     context = model.config.text_config.max_position_embeddings
     if config.data:

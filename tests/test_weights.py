@@ -432,7 +432,7 @@ def test_the_end_tokens_of_generation_config(folder, ends, tmp_path):
         for end in [ends] if isinstance(ends, int) else ends:
             if end in said:
                 assert len(list(generate(model, ids, max_new_tokens=20))) < 20
-    weights._save(weights.load_model(folder, **CPU), "", "llava-hf", weights.load_model(folder, **CPU).config.to_hf(), tmp_path / "b", "auto")
+    weights._save(weights.load_model(folder, **CPU), "", "llava-hf", write_config(weights.load_model(folder, **CPU).config), tmp_path / "b", "auto")
     assert weights.load_model(tmp_path / "b", **CPU).config.text_config.eos_token_id == ends
 
 

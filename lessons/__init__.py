@@ -1,0 +1,1 @@
+"""The course: lessons to read, exercises to write, and what checks them. See lessons/README.md."""
