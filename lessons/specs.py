@@ -11,7 +11,7 @@ from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------------------------- 01 to 03: the tower
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
-    p, (B, channels, height, width) = patch_size, pixel_values.shape
+    p, (_, channels, height, width) = patch_size, pixel_values.shape
     pictures = []
     for picture in pixel_values:
         patches = []
@@ -50,7 +50,7 @@ def linear(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
 
 
 def vision_layer(weights: dict[str, Tensor], x: Tensor, heads: int, eps: float) -> Tensor:
-    B, T, C = x.shape
+    B, T, _ = x.shape
     normed = layer_norm(x, weights["layer_norm1.weight"], weights["layer_norm1.bias"], eps)
     q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, heads, C // heads).transpose(1, 2) for name in "qkv")
     attended = eager_attention(q, k, v, causal=False).transpose(1, 2).reshape(B, T, C)
@@ -86,7 +86,7 @@ def merge_pieces(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[s
     for pair in sorted(ranks, key=ranks.get):
         for i in range(len(pieces) - 1):
             if (pieces[i], pieces[i + 1]) == pair:  # no pair of a lower rank is there: join, and begin again from the lowest rank
-                return merge_pieces(pieces[:i] + [pieces[i] + pieces[i + 1]] + pieces[i + 2 :], ranks)
+                return merge_pieces([*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]], ranks)
     return list(pieces)
 
 
@@ -133,7 +133,7 @@ def mlp(weights: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def decoder_layer(weights: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, eps: float) -> Tensor:
-    B, T, C = x.shape
+    B, T, _ = x.shape
     normed = rms_norm(x, weights["input_layernorm.weight"], eps)
     q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, -1, head_dim).transpose(1, 2) for name in "qkv")
     attended = eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True).transpose(1, 2).reshape(B, T, -1)
