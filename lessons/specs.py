@@ -50,7 +50,7 @@ def linear(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
 
 
 def vision_layer(weights: dict[str, Tensor], x: Tensor, heads: int, eps: float) -> Tensor:
-    B, T, _ = x.shape
+    B, T, C = x.shape
     normed = layer_norm(x, weights["layer_norm1.weight"], weights["layer_norm1.bias"], eps)
     q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, heads, C // heads).transpose(1, 2) for name in "qkv")
     attended = eager_attention(q, k, v, causal=False).transpose(1, 2).reshape(B, T, C)
