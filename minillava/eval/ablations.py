@@ -28,12 +28,12 @@ from minillava.tokenizer import Tokenizer
 from minillava.training import STAGES, TrainConfig, train
 
 Figures = dict[str, float]
-SCENES, PROBED = 60, 600
+SCENES, PROBED = 50, 600
 
 
 def stage(number: int, out: Path, **changes) -> Path:
     """Run a stage of LLaVA's training with the tiny model's settings, shortened and changed."""
-    shortened = {1: dict(max_steps=100, batch_size=16, save_every=100), 2: dict(max_steps=100, save_every=100)}[number]
+    shortened = {1: dict(max_steps=80, batch_size=16, save_every=80), 2: dict(max_steps=80, save_every=80)}[number]
     train(TrainConfig(**{**STAGES[number].defaults, **shortened, **changes, "stage": number, "out": str(out)}))
     return out
 
@@ -71,20 +71,20 @@ def tower(out: Path, waves: bool) -> Figures:
     pair = pretrain.ContrastivePair(tokenizer)
     if not waves:
         torch.nn.init.normal_(pair.vision_tower.embeddings.position_embedding.weight, std=0.02)
-    settings = {**pretrain.SHARED, **pretrain.RECIPES["vision"], "max_steps": 100, "batch_size": 48, "out": str(out)}
+    settings = {**pretrain.SHARED, **pretrain.RECIPES["vision"], "max_steps": 80, "batch_size": 48, "out": str(out)}
     pretrain.learn_phrases(pair, tokenizer, LoopConfig(**settings))
     return {f"probe: {what}": figure for what, figure in probe_tower(weights.load_vision_tower(out), count=PROBED).items()}
 
 
 def language(out: Path, look_up: bool) -> Figures:
-    """Scenes in words for 100 steps, after the look-up lesson or without it."""
+    """Scenes in words for 80 steps, after the look-up lesson or without it."""
     tokenizer = Tokenizer.from_file(weights.find_folder("weights/tiny-language"))
     torch.manual_seed(0)
     model = pretrain.new_language_model(tokenizer)
     if look_up:
         settings = {**pretrain.SHARED, **pretrain.RECIPES["look-up"], "batch_size": 64, "out": str(out / "look-up")}
         pretrain.learn_to_look_up(model, tokenizer, LoopConfig(**settings))
-    settings = {**pretrain.SHARED, **pretrain.RECIPES["language"], "max_steps": 100, "save_every": 100, "out": str(out)}
+    settings = {**pretrain.SHARED, **pretrain.RECIPES["language"], "max_steps": 80, "save_every": 80, "out": str(out)}
     pretrain.learn_scenes(model, tokenizer, LoopConfig(**settings))
     return in_percent(score_in_words(model, tokenizer, cases("val", SCENES), "prose"), ("existence", "count_of"))
 
