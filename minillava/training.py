@@ -130,13 +130,13 @@ def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int,
     overhead = len(render(processor.template, [("user", ""), ("assistant", "")])) + 1
     text_only, answerless, cut = set(), set(), 0
     for index in tqdm(range(len(samples)), desc="checking the records", leave=False, disable=None):
-        sample = samples[index]
-        if needs_picture and sample.picture is None:
+        if needs_picture and not samples.has_picture[index]:
             text_only.add(index)
             continue
-        most = sum(len(text.encode()) for _, text in sample.turns) + overhead * len(sample.turns)
-        if most + (MOST_IMAGE_TOKENS if sample.picture is not None else 0) <= context:
+        most = samples.num_bytes[index] + overhead * len(samples.records[index]["conversations"]) // 2
+        if most + MOST_IMAGE_TOKENS * samples.has_picture[index] <= context:
             continue
+        sample = samples[index]
         try:
             whole = encode(processor.tokenizer, processor.template, sample.turns, processor.count_image_tokens(sample.picture))
         except UserError:  # a picture that cannot be read is counted when it is used

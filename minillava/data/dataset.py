@@ -20,7 +20,7 @@ from minillava.data.questions import caption_request, conversation
 from minillava.data.records import picture_name, read_records, read_turns, without_mark
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
-from minillava.files import inside
+from minillava.files import check_name
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,16 @@ class JsonSamples:
     def __init__(self, path: str | Path, images: str | Path | None, skip_missing: bool = False):
         self.records = read_records(Path(path))
         self.images = Path(images) if images else None
+        self.num_bytes = np.zeros(len(self.records), dtype=np.int64)  # of the turns, as UTF-8
+        self.has_picture = np.zeros(len(self.records), dtype=bool)
         folders, missing = FolderListings(), {}  # {index of a record: its picture that is not there}
         for index, record in enumerate(tqdm(self.records, desc="checking the records", leave=False, disable=None)):
             try:
-                picture = self._sample(record).picture
+                turns, name = self._turns_and_picture(record)
             except UserError as error:
                 raise UserError(f"{path}: record {index} (id {str(record.get('id'))[:40]!r}): {error}") from None
-            if picture is not None and not folders.hold(picture):
+            self.num_bytes[index], self.has_picture[index] = sum(len(text.encode(errors="replace")) for _, text in turns), name is not None
+            if name is not None and not folders.hold(os.path.join(self.images, name)):
                 missing[index] = record
         if missing:
             first, record = next(iter(missing.items()))
@@ -69,14 +72,17 @@ class JsonSamples:
             self.leave_out(set(missing))
 
     def __getitem__(self, index: int) -> Sample:
-        return self._sample(self.records[index])
+        turns, name = self._turns_and_picture(self.records[index])
+        return Sample(turns, None if name is None else self.images / name)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def leave_out(self, indices: set[int]) -> None:
         """Take records out for good; UserError if none remains."""
-        self.records = [record for index, record in enumerate(self.records) if index not in indices]
+        kept = [index for index in range(len(self)) if index not in indices]
+        self.records = [self.records[index] for index in kept]
+        self.num_bytes, self.has_picture = self.num_bytes[kept], self.has_picture[kept]
         if not self.records:
             raise UserError("none of the records can be used for this stage")
 
@@ -90,14 +96,14 @@ class JsonSamples:
             self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self.records))
         return int(self._order[place])
 
-    def _sample(self, record: dict) -> Sample:
+    def _turns_and_picture(self, record: dict) -> tuple[list[Turn], str | None]:
         turns, name = read_turns(record), picture_name(record)
         if name is None:
-            return Sample(turns)  # an "<image>" in it was typed, and is text
-        turns = without_mark(turns)
+            return turns, None  # an "<image>" in it was typed, and is text
         if self.images is None:
             raise UserError("the record names a picture: say with --images in which folder it lies")
-        return Sample(turns, inside(self.images, name))
+        check_name(name)
+        return without_mark(turns), name
 
 
 class FolderListings:
@@ -106,7 +112,7 @@ class FolderListings:
     def __init__(self):
         self.names: dict[str, set[str]] = {}
 
-    def hold(self, path: Path) -> bool:
+    def hold(self, path: str) -> bool:
         folder, name = os.path.split(path)
         if folder not in self.names:
             try:
