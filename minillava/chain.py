@@ -74,7 +74,7 @@ class Chain:
         print(json.dumps({part: figures}, indent=1), flush=True)
         if missed and not self.ignore_gates:
             raise UserError(f"{part} misses its gate: {missed}; look into it, or go on with --ignore-gates")
-        rows = [json.loads(line) for line in (self.out / part / "metrics.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for path in (self.out / part).rglob("metrics.jsonl") for line in path.read_text().splitlines()]
         self.report[part] = {"minutes": round(sum(row.get("seconds", 0.0) for row in rows) / 60, 1), "figures": figures}
         write_atomically(self.file, json.dumps(self.report, indent=1) + "\n")
 
