@@ -20,7 +20,7 @@ FIGURES = {
 @pytest.fixture
 def stand_ins(monkeypatch):
     """Commands that write a folder at once, and measures that cost nothing."""
-    write = "import json,pathlib,sys; f=pathlib.Path(sys.argv[-1]); f.mkdir(parents=True,exist_ok=True); (f/'look-up').mkdir(exist_ok=True); "
+    write = "import json,pathlib,sys; f=pathlib.Path(sys.argv[1]); f.mkdir(parents=True,exist_ok=True); (f/'look-up').mkdir(exist_ok=True); "
     write += "rows=''.join(json.dumps({{'step':i,'loss':1.0,'seconds':6.0}})+chr(10) for i in range(10)); "
     write += "[(p/'metrics.jsonl').write_text(rows) for p in (f,f/'look-up')]; (f/'model.safetensors').write_text('m'); "
     write += "(f/'checkpoint.safetensors').write_text('c')"
