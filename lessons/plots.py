@@ -26,7 +26,7 @@ LIGHT, LIGHT_BLUE, LIGHT_ORANGE = "#eeeeee", "#cfe3f5", "#fbdcc0"
 COLORS = (ORANGE, BLUE, GREEN, RED, GREY)
 SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#ffffff", "#fbdcc0", ORANGE, "#6b2a00"])  # nothing .. much
 DIVERGING = LinearSegmentedColormap.from_list("diverging", [BLUE, "#ffffff", ORANGE])  # negative .. zero .. positive
-WIDTH, DPI = 6.4, 130
+WIDTH, DPI, COLORS_KEPT = 6.4, 130, 160
 CAT = Path(__file__).resolve().parent / "images" / "cat.png"
 
 matplotlib.rcParams.update(
@@ -50,10 +50,11 @@ matplotlib.rcParams.update(
 
 def show(figure: Figure, alt: str) -> None:
     """Put the figure into the notebook as a PNG, with `alt` for those who cannot see it."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.06, facecolor="white", metadata={"Software": None})
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, bbox_inches="tight", pad_inches=0.06, facecolor="white")
     pyplot.close(figure)
-    with Image.open(file) as picture:
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").quantize(COLORS_KEPT, dither=Image.Dither.NONE).save(file, "png", optimize=True)  # a third of the size
         width = round(picture.width * 100 / DPI)
     png = base64.b64encode(file.getvalue()).decode()
     display({"image/png": png, "text/plain": alt}, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
