@@ -15,8 +15,8 @@
 # `x` is called the **residual stream**. It runs from the embeddings to the last norm, and no layer replaces it: each of the two parts reads a
 # normed copy of it and adds what it found. What an early layer wrote is still there for a late one to read.
 #
-# LLaVA's decoder is Vicuna: LLaMA, trained further on conversations that people had shared. It has 32 such layers at 7 billion parameters; ours has 5.
-# Nothing in this lesson but the sizes differs.
+# LLaVA's decoder is Vicuna: LLaMA, trained further on conversations that people had shared. It has 32 such layers at 7 billion parameters; ours has
+# 5. Nothing in this lesson but the sizes differs.
 #
 # What is added adds up. Here is the mean length of the stream's vectors, as our model reads a scene that is told in words:
 
