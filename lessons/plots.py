@@ -126,6 +126,32 @@ def heat_row(picture, maps, titles, columns: int = 2, *, alt: str) -> None:
     show(figure, alt)
 
 
+def flow(panels: dict, tokens, probabilities, *, alt: str) -> None:
+    """Tensors as thumbnails, two in a row: {title: a picture (height, width, 3) or rows of numbers}; the last panel has bars of the next tokens.
+
+    Of rows of numbers each is drawn for itself: what is below its mean is blue, above it orange.
+    """
+    rows = -(-(len(panels) + 1) // 2)
+    figure, axes = new(rows, 2, height=2.8 * rows)
+    for ax, (title, values) in zip(axes.flat, panels.items()):
+        values = np.asarray(values, dtype=float)
+        if values.ndim == 2:
+            values = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
+            values = DIVERGING(values.clip(-3, 3) / 6 + 0.5)
+        ax.imshow(values, aspect="auto", interpolation="nearest")
+        ax.set_title(title, fontsize=11.5)
+        ax.set(xticks=[], yticks=[])
+    ax = axes.flat[len(panels)]
+    ax.barh(range(len(tokens)), probabilities, color=ORANGE)
+    ax.set_yticks(range(len(tokens)), tokens)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xticks=[0, 1])
+    ax.set_title(f"{len(panels) + 1}  the next token", fontsize=11.5)
+    for ax in axes.flat[len(panels) + 1 :]:
+        ax.set_axis_off()
+    show(figure, alt)
+
+
 # ---------------------------------------------------------------------------------------------------------------- numbers
 def bars(names, values, colors=ORANGE, title: str = "", form: str = "{:.2f}", limit: float | None = None, *, alt: str) -> None:
     """Horizontal bars, the first name on top, each with its number at its end."""
@@ -230,7 +256,6 @@ def progress(number: int) -> None:
     pitch, box = 0.78, 0.42  # inches from line to line, and a box's height
     figure = pyplot.figure(figsize=(WIDTH, 3 * pitch + 0.72))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH), ylim=(3 * pitch + 0.5, -0.22))
     axes.set_axis_off()
 
     def rectangle(x, y, width, height, **style):
@@ -250,7 +275,7 @@ def progress(number: int) -> None:
         axes.text(left + width / 2, line * pitch + box / 2 - 0.05, text, ha="center", va="center", color=color, weight="bold" if now else None)
     middle = box / 2 - 0.05
     axes.imshow(np.asarray(Image.open(CAT).convert("RGB").resize((120, 120))), extent=(0.1, 0.8, middle + 0.35, middle - 0.35), zorder=2)
-    axes.set(xlim=(0, WIDTH), ylim=(3 * pitch + 0.5, -0.22), aspect="auto")
+    axes.set(xlim=(-0.05, WIDTH + 0.05), ylim=(3 * pitch + 0.5, -0.22), aspect="auto")
     axes.text(0, pitch + middle, "“What is this?”", va="center")
     axes.text(0, 2 * pitch + middle, "“A cat …”", va="center")
     row = [line * pitch + middle for line in range(4)]

@@ -83,44 +83,19 @@ for name, tensor in steps.items():
 # %%
 mean, std = torch.tensor(processor.mean), torch.tensor(processor.std)
 pixels = (inputs["pixel_values"][0].permute(1, 2, 0) * std + mean).clamp(0, 1)  # (112, 112, 3), to be looked at
-is_image = inputs["input_ids"][0] == processor.tokenizer.image_id
 probabilities, best = logits[0, -1].softmax(-1).topk(4)
-
-
-def as_picture(rows):
-    """Rows of numbers as a picture: negative blue, zero white, positive orange."""
-    rows = rows / rows.std() / 3
-    return plots.DIVERGING(rows.clamp(-1, 1).numpy() / 2 + 0.5)
-
-
-figure, axes = plots.new(3, 2, height=8.4)
-shown = [
-    (pixels, f"1  pixel_values {tuple(inputs['pixel_values'].shape)}"),
-    (as_picture(features[0]), f"2  features {tuple(features.shape)}"),
-    (as_picture(image_features[0]), f"3  image_features {tuple(image_features.shape)}"),
-    (as_picture(inputs_embeds[0]), f"4  inputs_embeds {tuple(inputs_embeds.shape)}"),
-    (as_picture(logits[0]), f"5  logits {tuple(logits.shape)}"),
-]
-for ax, (picture, title) in zip(axes.flat, shown):
-    ax.imshow(picture, aspect="auto", interpolation="nearest")
-    ax.set_title(title, fontsize=11.5)
-    ax.set(xticks=[], yticks=[])
-for ax in axes.flat[1:5]:
-    ax.spines[["top", "right"]].set_visible(True)
-first, last = is_image.nonzero()[[0, -1], 0].tolist()
-for at, text in (((first + last) / 2, "picture"), ((last + len(is_image)) / 2, "question")):
-    axes[1, 1].text(-8, at, text, rotation=90, ha="right", va="center", fontsize=11)
-axes[1, 1].axhline(last + 0.5, color="black", linewidth=1.5)
-axes[2, 1].barh(range(4), probabilities, color=plots.ORANGE)
-axes[2, 1].set_yticks(range(4), plots.token_texts(processor.tokenizer, best))
-axes[2, 1].invert_yaxis()
-axes[2, 1].set_xticks([0, 1])
-axes[2, 1].set_xlim(0, 1)
-axes[2, 1].set_title("6  the next token", fontsize=11.5)
-plots.show(
-    figure,
-    "Six thumbnails: the picture at 112 pixels; 49 rows of features from the vision tower; 49 wider rows from the projector; the same rows with the "
-    "question's rows above and below them; a row of scores for each position; and bars of the likeliest next tokens after the last one.",
+plots.flow(
+    {
+        f"1  pixel_values {tuple(inputs['pixel_values'].shape)}": pixels,
+        f"2  features {tuple(features.shape)}": features[0],
+        f"3  image_features {tuple(image_features.shape)}": image_features[0],
+        f"4  inputs_embeds {tuple(inputs_embeds.shape)}": inputs_embeds[0],
+        f"5  logits {tuple(logits.shape)}": logits[0],
+    },
+    plots.token_texts(processor.tokenizer, best),
+    probabilities,
+    alt="Six thumbnails: the picture at 112 pixels; 49 rows of features from the vision tower; 49 wider rows from the projector; the same rows with "
+    "those of the question below them; a row of scores for each position; and bars of the likeliest next tokens after the last one.",
 )
 
 # %% [markdown]
@@ -130,7 +105,8 @@ plots.show(
 # 1. **pixel_values**: the picture as the model gets it, 112 x 112 pixels. Where is the detail gone? (Lesson 01.)
 # 2. **features**: the vision tower has turned each square into a row of 192 numbers (lessons 02 and 03).
 # 3. **image_features**: the projector has turned each of them into 256 numbers, the width of the language model (lesson 07).
-# 4. **inputs_embeds**: the rows stand among those of the words. From here on the language model makes no difference between them (lessons 04 to 07).
+# 4. **inputs_embeds**: the rows stand among those of the words, which you see at the top (`USER:`) and at the bottom (the question). From here on the
+#    language model makes no difference between them (lessons 04 to 07).
 # 5. **logits**: at each position a score for each token of the vocabulary. Only the last row is needed to go on.
 # 6. **the next token**: the likeliest tokens after `ASSISTANT:`. One is taken, put at the end, and everything from 4 on runs again (lesson 08).
 #
@@ -171,7 +147,7 @@ wrong = [
     if case.question.kind not in F1_KINDS and parse_answer(case.question.kind, answer) != case.question.short
 ]
 print(f"{len(wrong)} of {len(asked)} answers are wrong. Some of them:\n")
-some = wrong[:3] or list(zip(asked, answers))[:3]
+some = list({case.scene.seed: (case, answer) for case, answer in wrong}.values())[:3]  # from three scenes
 plots.picture_row(
     [case.scene.render() for case, _ in some],
     [f"scene {letter}" for letter in "abc"],
