@@ -11,7 +11,7 @@ from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------------------------- 01 to 03: the tower
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
-    p, (B, channels, height, width) = patch_size, pixel_values.shape
+    p, (_, channels, height, width) = patch_size, pixel_values.shape
     pictures = []
     for picture in pixel_values:
         patches = []
@@ -86,7 +86,7 @@ def merge_pieces(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[s
     for pair in sorted(ranks, key=ranks.get):
         for i in range(len(pieces) - 1):
             if (pieces[i], pieces[i + 1]) == pair:  # no pair of a lower rank is there: join, and begin again from the lowest rank
-                return merge_pieces(pieces[:i] + [pieces[i] + pieces[i + 1]] + pieces[i + 2 :], ranks)
+                return merge_pieces([*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]], ranks)
     return list(pieces)
 
 
@@ -132,11 +132,11 @@ def mlp(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return linear(gate / (1 + torch.exp(-gate)) * linear(x, weights, "up_proj"), weights, "down_proj")
 
 
-def decoder_layer(weights: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, eps: float) -> Tensor:
-    B, T, C = x.shape
+def decoder_layer(weights: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, eps: float, start: Tensor | None = None) -> Tensor:
+    B, T, _ = x.shape
     normed = rms_norm(x, weights["input_layernorm.weight"], eps)
     q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, -1, head_dim).transpose(1, 2) for name in "qkv")
-    attended = eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True).transpose(1, 2).reshape(B, T, -1)
+    attended = eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True, start=start).transpose(1, 2).reshape(B, T, -1)
     x = x + linear(attended, weights, "self_attn.o_proj")
     normed = rms_norm(x, weights["post_attention_layernorm.weight"], eps)
     return x + mlp({name.removeprefix("mlp."): w for name, w in weights.items() if name.startswith("mlp.")}, normed)
