@@ -30,9 +30,9 @@ print(f"pixel_values  {tuple(pixel_values.shape)}, from {pixel_values.min():.2f}
 print(f"top left dot  {cat.resize((112, 112)).getpixel((0, 0))} has become {[round(v, 2) for v in pixel_values[0, :, 0, 0].tolist()]}")
 
 # %% [markdown]
-# Why those three means, 0.481, 0.458 and 0.408? They are the means of red, green and blue over CLIP's own 400 million pictures. A tower that was
-# trained on numbers shifted this way must be given numbers shifted this way. With the wrong mean nothing crashes, and the answers get worse: the most
-# common kind of mistake in this field.
+# Why those three means, 0.481, 0.458 and 0.408? They are the means of red, green and blue over the pictures that CLIP was trained on. A tower that
+# was trained on numbers shifted this way must be given numbers shifted this way. With the wrong mean nothing crashes, and the answers get worse: the
+# most common kind of mistake in this field.
 #
 # ## 2. Cut it into patches
 #
@@ -114,7 +114,7 @@ plots.picture_row([sheet.numpy()], ["40 of the 192 filters"], alt="Forty square 
 
 # %% [markdown]
 # No one drew these. They were learnt from pictures and phrases alone (lesson 03). Some answer to one colour, some to an edge in one direction.
-# Biology found the same kinds in the first stage of the visual cortex.
+# Biology found similar kinds in the first stage of the visual cortex.
 #
 # Where does a filter answer? Here are four of them, each with the picture behind. Orange is where the product of filter and patch is large.
 

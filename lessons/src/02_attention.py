@@ -147,6 +147,7 @@ plots.table(
 
 # %%
 weights = all_weights[layer, head]
+at_the_one_before = int((weights[1:].argmax(-1) == torch.arange(len(ids) - 1)).sum())
 plots.table(
     weights,
     [[f"{value:.1f}".lstrip("0") if value > 0.05 else "" for value in row] for row in weights],
@@ -154,12 +155,14 @@ plots.table(
     texts,
     "after the softmax (below .05 is left out)",
     limits=(0, 1),
-    alt="The table of weights: zero above the diagonal; most rows have their largest weight just below the diagonal, at the token before.",
+    alt="The table of weights, zero above the diagonal. "
+    f"In {at_the_one_before} of {len(ids) - 1} rows the largest weight is just below it, at the token before.",
 )
 
 # %% [markdown]
-# The first token has no choice: it sees only itself, and its weight is 1. No one told this head to look one back. It is half of a pair: together with
-# another head it finds out whether a word was said above (lesson 06).
+# The first token has no choice: it sees only itself, and its weight is 1. No one told this head to look one back. It helped to say the next token, so
+# the training made it so. Such heads are found in language models of every size ([arXiv 2209.11895](https://arxiv.org/abs/2209.11895)); others look
+# for a word that was said before, and lesson 06 catches one at it.
 #
 # That the mask keeps the future out can be tested. We change the last token and compare what the model says before it:
 
