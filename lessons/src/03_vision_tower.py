@@ -35,9 +35,12 @@ def features_of(pictures):
     """The patches' features before the first layer and after each one: (1 + layers) x (B, P, C)."""
     pixel_values = torch.stack([preprocess(picture, image_size=tower.config.image_size) for picture in pictures])
     outputs, used = [], tower.feature_layer
-    for tower.feature_layer in range(depth + 1):
-        outputs.append(tower(pixel_values))
+    hooks = [part.register_forward_hook(lambda *call: outputs.append(call[2][:, 1:])) for part in (tower.pre_layrnorm, *tower.layers)]
+    tower.feature_layer = -1  # all layers
+    tower(pixel_values)
     tower.feature_layer = used
+    for hook in hooks:
+        hook.remove()
     return outputs
 
 
@@ -144,15 +147,14 @@ import torch.nn.functional as F
 from minillava import pretrain
 from minillava.data.facts import a
 from minillava.data.scenes import COLOR_NAMES, NAMES
-from minillava.eval.probe import patch_features
 from minillava.tokenizer import Tokenizer
 
 tokenizer = Tokenizer.from_file("weights/tiny-vision")
 phrases = [a(name) for name in NAMES] + [f"{a(color)} background" for color in COLOR_NAMES]
 ids = [torch.tensor(tokenizer.encode(phrase)[0]) for phrase in phrases]
 ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_id)  # (N, T)
-lesson_scenes = [sample_scene(2 * FIRST + index) for index in range(896)]
-lesson_features = patch_features(tower, lesson_scenes, feature_layer=-1).clone()  # (pictures, P, C), computed once, since the tower stays as it is
+lesson_scenes = [sample_scene(2 * FIRST + index) for index in range(768)]
+lesson_features = features_of([scene.render() for scene in lesson_scenes])[-1].clone()  # (pictures, P, C), computed once: the tower stays
 lesson_truth = torch.tensor([[phrase in true for phrase in phrases] for true in map(true_phrases, lesson_scenes)])  # (pictures, N)
 
 torch.manual_seed(0)
@@ -173,7 +175,7 @@ for _ in range(epochs):
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-print(f"{steps} steps, loss from {losses[0]:.1f} to {sum(losses[-14:]) / 14:.2f}")
+print(f"{steps} steps, loss from {losses[0]:.1f} to {sum(losses[-12:]) / 12:.2f}")
 
 # %% [markdown]
 # ### Naming without labels
@@ -223,8 +225,8 @@ plots.heat_row(
 # %%
 from minillava.eval.probe import probe, probe_scenes
 
-probed = probe_scenes(500)
-by_layer = [probe(patch_features(tower, probed, feature_layer=layer), probed) for layer in range(depth + 1)]
+probed = probe_scenes(600)
+by_layer = [probe(features, probed) for features in features_of([scene.render() for scene in probed])]
 figure, axes = plots.new(height=3.8)
 for what, color, marker in (("name", plots.ORANGE, "o"), ("row", plots.BLUE, "s"), ("column", plots.GREEN, "^")):
     axes.plot([row[what] for row in by_layer], color=color, marker=marker, label=what)
