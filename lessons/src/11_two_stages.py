@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 11 · Two stages
 #
-# All parts of the model are written. Three of them came from elsewhere: the vision tower and the language model ready-made, the projector as
-# random numbers. How do they become one model that follows instructions about pictures? This is the part of the paper that gave it its name:
-# *Visual Instruction Tuning*.
+# All parts of the model are written. Two of them come trained: the vision tower and the language model. Between them stands a projector of random
+# numbers. How do the three become one model that follows instructions about pictures? This is the part of the paper that gave it its name: *Visual
+# Instruction Tuning*.
 #
 # **One idea.** First teach the bridge alone, with everything else frozen. Then teach bridge and language model together, on conversations.
 
@@ -15,7 +15,7 @@
 # | learns | the projector | the projector and the language model |
 # | frozen | tower, language model | tower |
 # | reads | pictures with a short description | pictures with conversations |
-# | is for | the same things get vectors that the language model can read | the model does what it is asked to do |
+# | is for | a patch of a cat gets a vector that the language model can read | the model does what it is asked to do |
 #
 # The paper's own settings (2304.08485, sections 4.2 and appendix; LLaVA-1.5 in 2310.03744, table 9):
 #
