@@ -26,6 +26,7 @@ from minillava.errors import UserError, run
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = ROOT / "lessons" / "exercises"
 SECONDS = 120  # that a check may take; one takes about 10, and much longer on a busy machine
+START = 300  # that Python and PyTorch may take to start, before the student's file is read
 PRINTED = 100_000  # bytes that a student's file may print
 SHOWN = 1_000  # characters of them that are shown
 MARK = "MINILLAVA_CHECK"  # an environment variable that all processes of a check inherit
@@ -53,8 +54,8 @@ def report(key: str, file: str | Path | None = None, seconds: float = SECONDS) -
 
 # ---------------------------------------------------------------------------------------------------------------- the guarded process
 def examine_file(key: str, path: Path, seconds: float = SECONDS) -> Iterator[dict]:
-    """The lines of the check, {"ok", "text"}, from a process that is ended with all that it started."""
-    mark, began = uuid.uuid4().hex, time.monotonic()
+    """The lines of the check, {"ok", "text"}, from a process that is ended with all that it started. The time counts once PyTorch is imported."""
+    mark = uuid.uuid4().hex
     receive, send = os.pipe()
     command = [sys.executable, "-m", "lessons.check", key, "--file", str(Path(path).resolve()), "--report-to", str(send)]
     process = subprocess.Popen(
@@ -70,7 +71,7 @@ def examine_file(key: str, path: Path, seconds: float = SECONDS) -> Iterator[dic
     os.close(send)
     printed, finished, ended = bytearray(), False, None
     try:
-        for line in _lines(process, receive, printed, began + seconds):
+        for line in _lines(process, receive, printed, seconds):
             if isinstance(line, str):
                 ended = line
             else:
@@ -93,9 +94,9 @@ def _short(text: str) -> str:
     return " | ".join(text.splitlines())
 
 
-def _lines(process: subprocess.Popen, receive: int, printed: bytearray, deadline: float) -> Iterator[dict | str]:
+def _lines(process: subprocess.Popen, receive: int, printed: bytearray, seconds: float) -> Iterator[dict | str]:
     """What the process reports, as it comes; a str says why it was cut short."""
-    held = b""
+    held, deadline = b"", time.monotonic() + START
     with selectors.DefaultSelector() as selector:
         selector.register(receive, selectors.EVENT_READ)
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -114,7 +115,11 @@ def _lines(process: subprocess.Popen, receive: int, printed: bytearray, deadline
                         return
                 elif ready.fd == receive:
                     *lines, held = (held + data).split(b"\n")
-                    yield from map(json.loads, lines)
+                    for line in map(json.loads, lines):
+                        if "ready" in line:
+                            deadline = time.monotonic() + seconds
+                        else:
+                            yield line
                     if lines and json.loads(lines[-1]).get("last"):
                         return
                 else:
@@ -176,15 +181,15 @@ def _child(key: str, path: str, report_to: int) -> None:
             os._exit(0)
         out.write(json.dumps({"ok": ok, "text": text, "last": last}) + "\n")
 
+    from lessons.examine import examine
     from lessons.swap import load_file, parts_of, targets_of
 
+    out.write('{"ready": true}\n')
     try:
         module = load_file(path)
         parts = parts_of(module, targets_of(FILES[key]))
     except UserError as error:
         return tell(False, f"  {error}", last=True)
-    from lessons.examine import examine
-
     for line in examine(key, parts, path):
         tell(line.ok, line.text)
     tell(True, "", last=True)

@@ -25,7 +25,7 @@ STEPS = ("runs, and has the shape", "equals the definition", "its properties hol
 
 @dataclass(frozen=True)
 class Line:
-    """A step's result; `sentence` is what was found, `text` the line as it is printed."""
+    """A step's result; `sentence` is what was found, `text` the line as it is printed. Step 0: there is nothing to check yet."""
 
     step: int
     ok: bool
@@ -33,6 +33,8 @@ class Line:
 
     @property
     def text(self) -> str:
+        if not self.step:
+            return f"  {self.sentence}"
         return f"{self.step} {STEPS[self.step - 1] + ' ':.<28} {'yes' if self.ok else 'no'}{': ' * bool(self.sentence)}{self.sentence}"
 
 
@@ -55,8 +57,7 @@ def examine(key: str, parts: dict[str, object], path: str | Path = "", whole: bo
             right, sentence = third_step(trial.properties(), names, path)
             yield Line(3, right, sentence)
     except Unfinished as unfinished:
-        where = Path(path).name or TRIALS[key].file
-        yield Line(1, False, f"{where} is not written yet ({unfinished}); everything else goes on with the product's own")
+        yield Line(0, False, f"Not written yet: {unfinished}. Until then everything here runs on the product's own.")
         return
     if whole:
         from lessons.whole import whole_model

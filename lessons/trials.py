@@ -748,7 +748,7 @@ def sample_cases():
         case("top_p 0.01", logits, temperature=1.0, top_p=0.01),
         case("top_k 3 and top_p 0.8 together", logits, temperature=1.0, top_k=3, top_p=0.8),
         case("temperature 2 and top_p 0.7", logits, temperature=2.0, top_p=0.7),
-        case("a temperature of 1e-30, whose quotients overflow", logits * 1e9, temperature=1e-30),
+        case("a temperature of 1e-300, whose quotients overflow", logits * 1e10, temperature=1e-300),
         plain("float16 at temperature 0", (logits * 3).half()),
     ]
 
@@ -770,7 +770,18 @@ def sample_properties():
             p = specs.distribution(logits, 1.0, 0, percent / 100)
             assert bool((p.gather(1, ids[:, None]) > 0).all())
 
-    return [Property("only the k likeliest are drawn", allowed), Property("nothing outside of the top_p is drawn", nucleus)]
+    def again(parts):
+        @draw(seed=integers(0, SEEDS))
+        def test(seed):
+            logits = random(20, 9, seed=seed)
+            first, second = (parts.sample(logits.clone(), temperature=1.0, generator=torch.Generator().manual_seed(seed)) for _ in range(2))
+            assert torch.equal(first, second)
+
+    return [
+        Property("only the k likeliest are drawn", allowed),
+        Property("nothing outside of the top_p is drawn", nucleus),
+        Property("a generator with the same seed draws the same", again),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------- 11 training
@@ -816,7 +827,7 @@ def schedule_cases():
         config = LoopConfig(learning_rate=peak, max_steps=steps, warmup_ratio=warmup)
         return Case(
             f"{steps} steps, {warmup:g} of them warm-up, peak {peak:g}",
-            lambda parts: [parts.learning_rate(step, config) for step in range(steps)],
+            lambda parts: [parts.learning_rate(step, config) for step in range(steps + 1)],
             tolerance=1e-6,
         )
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import minillava
+from lessons.check import FILES
 from lessons.solutions import solution
 from lessons.swap import describe, replaced, short
 from minillava import training, weights
@@ -71,11 +72,19 @@ def says(own: Run, truth: Run) -> str:
     return f"; on this part the model says {own.answer!r}{same}"
 
 
-@functools.cache
 def product(key: str) -> Run:
-    """The run on the product's own parts."""
+    """The run on the product's own parts, which is the same for all exercises that are run in the same way."""
+    return _product(RUNS.get(key, (run_model, ""))[0])
+
+
+@functools.cache
+def _product(attempt) -> Run:
+    parts = {}
+    for key in FILES:
+        if RUNS.get(key, (run_model, ""))[0] is attempt:
+            parts |= solution(key)
     with quiet():
-        return RUNS.get(key, (run_model, ""))[0](solution(key))
+        return attempt(parts)
 
 
 @contextmanager
