@@ -350,7 +350,7 @@ def positions(picture, texts, is_image, patch: int = 16, letters: int = 50, *, a
             number += 1
         else:
             axes.add_patch(FancyBboxPatch((left, top), right - left, bottom - top, "round,pad=0,rounding_size=0.04", fc=LIGHT_BLUE, ec=GREY, lw=0.5))
-            text = text.replace("\n", "↵").replace(" ", "␣") if not text.strip() else text
+            text = text if text.strip() else text.replace("\n", "↵") or "␣"
             axes.text((left + right) / 2, (top + bottom) / 2, text, ha="center", va="center", family="monospace", fontsize=unit * 72 / 0.61)
     axes.set(xlim=(0, WIDTH), ylim=(places[-1][1] * height + height, 0), aspect="auto")
     axes.set_axis_off()
