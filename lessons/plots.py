@@ -82,7 +82,8 @@ def picture_row(pictures, titles=(), columns: int | None = None, *, alt: str) ->
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)
     side = WIDTH / columns
-    figure, axes = new(rows, columns, height=rows * (side + (0.35 if titles else 0.05)), squeeze=False)
+    titled = -(-len(titles) // columns)  # rows of pictures with titles above them
+    figure, axes = new(rows, columns, height=rows * side + 0.3 * titled, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, picture, title in zip(axes.flat, pictures, [*titles, *[""] * len(pictures)]):

@@ -99,33 +99,49 @@ check("patchify")
 # Now each row of 768 numbers is multiplied by a matrix and becomes a vector of the tower's width, 192. It is the same matrix for every patch. One
 # column of it is 768 numbers long, as a patch is, so it can be drawn as a patch: such a picture is called a **filter**. A patch that looks like the
 # filter gives a large number, its opposite a large negative one.
+#
+# A single filter looks like noise, since the 192 share the work. So the paper of the vision transformer looks at what they have in common, their
+# principal components: the few pictures of which all filters are mixtures. We do the same.
 
 # %%
 tower = minillava.load_vision_tower("weights/tiny-vision", device="cpu", dtype="float32")
 filters = tower.embeddings.patch_embedding.weight.detach()  # (192, 3, 16, 16)
-strongest = filters.flatten(1).norm(dim=1).argsort(descending=True)[:40]
-tiles = filters[strongest]
-tiles = tiles / tiles.abs().amax((1, 2, 3), keepdim=True) / 2 + 0.5  # grey where a filter does not care
-sheet = torch.ones(5 * 18 - 2, 8 * 18 - 2, 3)
-for i, tile in enumerate(tiles):
-    top, left = 18 * (i // 8), 18 * (i % 8)
-    sheet[top : top + 16, left : left + 16] = tile.permute(1, 2, 0)
-plots.picture_row([sheet.numpy()], ["40 of the 192 filters"], alt="Forty square tiles: blobs and shades of colour, edges in several directions.")
+components = torch.linalg.svd(filters.flatten(1), full_matrices=False).Vh  # (192, 768), the most important first
+
+
+def sheet(tiles, columns=8):
+    """Tiles (N, 3, 16, 16) side by side, with white between; grey where a tile is zero."""
+    tiles = tiles / tiles.abs().amax((1, 2, 3), keepdim=True) / 2 + 0.5
+    page = torch.ones(18 * (len(tiles) // columns) - 2, 18 * columns - 2, 3)
+    for i, tile in enumerate(tiles):
+        top, left = 18 * (i // columns), 18 * (i % columns)
+        page[top : top + 16, left : left + 16] = tile.permute(1, 2, 0)
+    return page.numpy()
+
+
+figure, axes = plots.new(2, 1, width=5.6, height=4.1, height_ratios=(1, 3))
+for ax, tiles, title in zip(axes, (filters[:8], components[:24].view(-1, 3, 16, 16)), ("8 of the 192 filters", "their 24 main components")):
+    ax.imshow(sheet(tiles))
+    ax.set_title(title)
+    ax.set_axis_off()
+plots.show(figure, "Above, eight filters that look like coloured noise. Below, 24 components: smooth blobs of colour, borders of two colours, spots.")
 
 # %% [markdown]
-# No one drew these. They were learnt from pictures and phrases alone (lesson 03). Some answer to one colour, some to an edge in one direction.
-# Biology found similar kinds in the first stage of the visual cortex.
+# No one drew these. They were learnt from pictures and phrases alone (lesson 03). The first ones answer to a colour, later ones to a border between
+# two colours in some direction, or to a spot. The finer, the later. Biology found similar kinds in the first stage of the visual cortex.
 #
-# Where does a filter answer? Here are four of them, each with the picture behind. Orange is where the product of filter and patch is large.
+# Where do they answer? Here are four of them over the picture. Orange is where the product of component and patch differs most from that of the
+# background.
 
 # %%
-answers = (rows[0] @ filters.flatten(1).T).clamp(min=0)  # (P, 192), without the negative ones
-chosen = [strongest[i].item() for i in (0, 1, 2, 3)]
+products = rows[0] @ components.T  # (P, 192)
+products = (products - products.median(0).values).abs()
+chosen = (0, 1, 3, 4)
 plots.heat_row(
     cat,
-    [answers[:, i].view(7, 7) for i in chosen],
-    [f"filter {rank + 1} of the sheet" for rank in range(4)],
-    alt="Four times the cat picture in grey. In each, other patches are orange: those that look like the filter.",
+    [products[:, i].view(7, 7) for i in chosen],
+    [f"component {i + 1}" for i in chosen],
+    alt="Four times the cat picture in grey, with other patches in orange each time, nearly all of them on the four things.",
 )
 
 # %% [markdown]
@@ -169,10 +185,11 @@ print(f"with positions     {difference(1):.2f}")
 # said of either. So a vector is added to each patch, one for each of the 49 places. It is learnt with everything else.
 #
 # What has it learnt? The large square below has a small map for each place. The map shows how similar (cosine) the vector of this place is to the
-# vectors of all places.
+# vectors of all places, once what all of them share is taken off.
 
 # %%
-vectors = torch.nn.functional.normalize(positions[1:].detach(), dim=-1)  # (P, C), without CLS
+vectors = positions[1:].detach() - positions[1:].detach().mean(0)  # (P, C), without CLS
+vectors = torch.nn.functional.normalize(vectors, dim=-1)
 similar = (vectors @ vectors.T).view(7, 7, 7, 7)  # (row, column, other row, other column)
 figure, axes = plots.new(7, 7, width=5.4, height=5.6, gridspec_kw={"hspace": 0.02, "wspace": 0.02})
 for row in range(7):

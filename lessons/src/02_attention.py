@@ -117,7 +117,7 @@ texts = [text.strip() or "·" for text in plots.token_texts(tokenizer, ids)]
 print(f"layer {layer}, head {head}: on average {100 * to_the_one_before.max():.0f}% of the weight goes to the token before")
 plots.table(
     scores,
-    [[f"{value:.0f}" for value in row] for row in scores],
+    [[round(value) for value in row] for row in scores.tolist()],
     texts,
     texts,
     "scores",
@@ -133,7 +133,7 @@ plots.table(
 # %%
 plots.table(
     scores.masked_fill(~mask, math.nan),
-    [[f"{value:.0f}" if seen else "-∞" for value, seen in zip(*rows)] for rows in zip(scores, mask)],
+    [[round(value) if seen else "-∞" for value, seen in zip(*rows)] for rows in zip(scores.tolist(), mask)],
     texts,
     texts,
     "after the mask",
@@ -201,12 +201,13 @@ plots.heat_row(
     alt="Six times the cat picture in grey. Orange shows where a patch on the cat looks: three heads of the first layer and three of the last.",
 )
 on_cat = [(row, column) for row in (1, 2, 3) for column in (5, 6)]
+print("share of the weight on the six patches around the cat (12% if it were spread evenly):")
 for title, weights in zip(titles, maps):
-    print(f"{title}: {100 * sum(weights[at].item() for at in on_cat):3.0f}% of the weight on the six patches around the cat, a uniform look has 12%")
+    print(f"  {title}: {100 * sum(weights[at].item() for at in on_cat):3.0f}%")
 
 # %% [markdown]
-# In each map look for what is orange: the patch itself, its neighbours, the same colour, other things. A head is not made to mean anything. What it
-# looks for is whatever helped the training.
+# At the beginning the heads look all over the picture, or at what has the same colour. Near the end they know which patches belong together: a patch
+# on the cat looks at the cat. A head is not made to mean anything. What it looks for is whatever helped the training.
 #
 # ## 5. One function, several ways
 #

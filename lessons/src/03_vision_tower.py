@@ -64,43 +64,46 @@ check("vision_layer")
 # %% [markdown]
 # ## 2. What the patches know, layer by layer
 #
-# A patch is 192 numbers, too many to look at. We look at the three directions in which the patches differ most (their **principal components**), and
-# show them as red, green and blue. Patches of the same colour are alike to the tower. The directions are found on 48 pictures, anew for each layer.
+# A patch is 192 numbers, too many to look at. We look along three directions only, those in which the patches of objects differ most (their
+# **principal components**), and show them as red, green and blue. Two patches of the same colour are alike to the tower. The directions are found on
+# 96 pictures, anew for each layer; what is usual at a place in all pictures is taken off first.
 
 # %%
 from minillava.data.scenes import sample_scene
 
 FIRST = 1 << 33  # scenes from here on are in no training
-several = [sample_scene(FIRST + index).render() for index in range(48)]
-shown = [cat, several[1], several[2]]
-of_several, of_shown = features_of(several), features_of(shown)
-columns = [0, 2, depth - 1, depth]
+many = [sample_scene(FIRST + index, max_objects=4) for index in range(96)]
+at_objects = torch.zeros(len(many), 7, 7, dtype=torch.bool)
+for picture, scene in enumerate(many):
+    for thing in scene.things:
+        at_objects[picture, int(7 * thing.y / scene.size), int(7 * thing.x / scene.size)] = True
+shown = [cat, many[3].render(), many[9].render()]
+of_many, of_shown = features_of([scene.render() for scene in many]), features_of(shown)
 
 
-def as_colors(features, fitted_on):
-    """(B, P, C) -> (B, 7, 7, 3): the first three principal components of `fitted_on`, each from 0 to 1."""
-    rows = fitted_on.flatten(0, 1)  # (48 P, C)
-    directions = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:3]
-    low, high = ((rows - rows.mean(0)) @ directions.T).quantile(torch.tensor([0.02, 0.98]), dim=0)
-    colors = ((features - rows.mean(0)) @ directions.T - low) / (high - low)
-    return colors.clamp(0, 1).view(len(features), 7, 7, 3).numpy()
+def as_colors(features, of_many):
+    """(B, P, C) -> (B, 7, 7, 3): along the first three principal components of the patches of objects, each from 0 to 1."""
+    usual = of_many.mean(0)  # (P, C)
+    objects = (of_many - usual)[at_objects.flatten(1)]  # (objects, C)
+    directions = torch.linalg.svd(objects - objects.mean(0), full_matrices=False).Vh[:3]
+    low, high = (objects @ directions.T).quantile(torch.tensor([0.02, 0.98]), dim=0)
+    return (((features - usual) @ directions.T - low) / (high - low)).clamp(0, 1).view(-1, 7, 7, 3).numpy()
 
 
-colored = [as_colors(of_shown[layer], of_several[layer]) for layer in columns]
-grid = [picture for row in range(3) for picture in (shown[row], *(colors[row] for colors in colored))]
-titles = ["picture", *(f"layer {layer}" for layer in columns)]
+columns = [0, 2, depth - 2, depth - 1]
+colored = [as_colors(of_shown[layer], of_many[layer]) for layer in columns]
 plots.picture_row(
-    grid,
-    titles,
+    [picture for row, own in enumerate(shown) for picture in (own, *(colors[row] for colors in colored))],
+    ["picture", *(f"layer {layer}" for layer in columns)],
     columns=5,
-    alt="Three pictures, each followed by its 7 by 7 patches as colours after layers 0, 2, 5 and 6. At first the colours follow the picture's; "
-    "later the objects stand out from the background, which becomes even.",
+    alt="Three pictures, each followed by its 7 by 7 patches as colours after layers 0, 2, 4 and 5. At first the colours follow the background; "
+    "later the three backgrounds are much alike, and the objects stand out from them, the four taxis in one colour.",
 )
 
 # %% [markdown]
-# At layer 0 the colours are about the picture's own: background, bright, dark. Going up, patches on objects part from the patches of the background,
-# whatever its colour and pattern, and different objects get different colours. Look for a place where two patches of one object have one colour
-# although their pixels differ.
+# At layer 0 the colours follow the picture's own, and most of all the background. Going up, the three backgrounds become alike, red, grey or purple,
+# and what stands out are the objects. Look at the four taxis: they stand in four places, two are cut up by the grid in another way than the others,
+# and yet they come out in much the same colour.
 #
 # ## 3. Who taught it? Pictures and phrases
 #
@@ -153,7 +156,7 @@ tokenizer = Tokenizer.from_file("weights/tiny-vision")
 phrases = [a(name) for name in NAMES] + [f"{a(color)} background" for color in COLOR_NAMES]
 ids = [torch.tensor(tokenizer.encode(phrase)[0]) for phrase in phrases]
 ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_id)  # (N, T)
-lesson_scenes = [sample_scene(2 * FIRST + index) for index in range(768)]
+lesson_scenes = [sample_scene(2 * FIRST + index) for index in range(800)]
 lesson_features = features_of([scene.render() for scene in lesson_scenes])[-1].clone()  # (pictures, P, C), computed once: the tower stays
 lesson_truth = torch.tensor([[phrase in true for phrase in phrases] for true in map(true_phrases, lesson_scenes)])  # (pictures, N)
 
@@ -162,20 +165,20 @@ width = tower.config.hidden_size
 encoder, projection = pretrain.PhraseEncoder(tokenizer.vocab_size, out=width), torch.nn.Linear(width, width)
 log_scale, bias = torch.nn.Parameter(torch.tensor(10.0).log()), torch.nn.Parameter(torch.tensor(-10.0))
 weights = [*encoder.parameters(), *projection.parameters(), log_scale, bias]
-epochs, losses = 12, []
-steps = epochs * len(lesson_features) // 64
-optimizer = torch.optim.AdamW(weights, lr=2e-3)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+epochs, losses = 16, []
+steps = epochs * len(lesson_features) // 50
+optimizer = torch.optim.AdamW(weights, lr=3e-3)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
 for _ in range(epochs):
-    for rows in torch.randperm(len(lesson_features)).split(64):
-        scores = pretrain.phrase_scores(projection(lesson_features[rows]), encoder(ids), log_scale.exp(), bias)  # (64, N)
+    for rows in torch.randperm(len(lesson_features)).split(50):
+        scores = pretrain.phrase_scores(projection(lesson_features[rows]), encoder(ids), log_scale.exp(), bias)  # (50, N)
         loss = pretrain.contrastive_loss(scores, lesson_truth[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-print(f"{steps} steps, loss from {losses[0]:.1f} to {sum(losses[-12:]) / 12:.2f}")
+print(f"{steps} steps, loss from {losses[0]:.1f} to {sum(losses[-16:]) / 16:.2f}")
 
 # %% [markdown]
 # ### Naming without labels
@@ -240,9 +243,9 @@ plots.show(figure, "Percent right against the layer. " + "; ".join(f"{what}: {va
 # %% [markdown]
 # <details><summary>What to see in it</summary>
 #
-# The name starts low: through one linear map a patch of pixels tells little more than colours. It rises with every layer, as the patches of an object
-# are brought together. Row and column start at 100 or near it, since the position vector has just been added, and later layers keep them only as far
-# as they were needed in the training.
+# Of the patch by itself, about one name in ten: through one linear map the pixels tell little more than colours. Then the share rises with every
+# layer, as the patches of an object are brought together. Row and column can be read from the beginning, since the position vector has just been
+# added. They rise a little and then fade.
 #
 # (With more scenes the names come out higher, since the probe has 144 of them to learn: `python -m minillava.eval.probe` prints the figures for
 # 4,000.)
@@ -254,13 +257,16 @@ plots.show(figure, "Percent right against the layer. " + "; ".join(f"{what}: {va
 # 89.96 with the last ([arXiv 2304.08485](https://arxiv.org/abs/2304.08485), section 5.2). The authors' guess is the same: the last layer may look at
 # the whole, the one before at local detail.
 #
-# Our own tower was trained on patches up to its last layer, so here the difference should be small. Compare:
+# Our own tower was trained on patches up to its last layer, so the last layer is not lost here. Compare:
 
 # %%
 for layer in (-1, -2):
     print(f"layer {layer}: ", "  ".join(f"{what} {value:.1f}" for what, value in by_layer[layer].items()))
 
 # %% [markdown]
+# The last layer knows the names best and has begun to let go of the places. One layer earlier both are there. A language model that is asked both
+# "What is it?" and "Where is it?" wants both.
+#
 # A limit to remember: in LLaVA the tower is frozen. What it does not tell apart, no training of the projector or of the language model brings back.
 # CLIP was trained on short texts from the web, which seldom say where a thing is or how many there are, and LLaVA inherits that. Our first tower had
 # the same weakness: the probe read only 31% of the rows. Place phrases in the training and positions that begin as waves mended it.
