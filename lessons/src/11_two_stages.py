@@ -2,8 +2,8 @@
 # # 11 · Two stages
 #
 # All parts of the model are written. Two of them come trained: the vision tower and the language model. Between them stands a projector of random
-# numbers. How do the three become one model that follows instructions about pictures? This is the part of the paper that gave it its name: *Visual
-# Instruction Tuning*.
+# numbers. How do the three become one model that follows instructions about pictures? This is the part of the paper that gave it its name:
+# *Visual Instruction Tuning*.
 #
 # **One idea.** First teach the bridge alone, with everything else frozen. Then teach bridge and language model together, on conversations.
 
@@ -298,8 +298,8 @@ else:
 #
 # ## 8. A stage 1 of your own
 #
-# Now train. A new projector, 60 steps of 16 pictures: less than a tenth of the full stage 1. This is the very call behind `python train.py
-# --stage 1`, into a folder that is thrown away.
+# Now train. A new projector, 60 steps of 16 pictures: about a tenth of the full stage 1. This is the very call behind `python train.py --stage
+# 1`, into a folder that is thrown away.
 
 # %%
 from minillava.training import train
