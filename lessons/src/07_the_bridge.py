@@ -79,7 +79,7 @@ print(f"the projector's share here: {100 * parameters(new.projector) / parameter
 # %%
 from minillava.data.scenes import sample_scene, where
 
-scene = sample_scene(1602, "val", max_objects=4)
+scene = sample_scene(2447, "val", max_objects=4)
 picture = scene.render()
 for thing in scene.things:
     print(f"{thing.name}: {where(thing)}, from pixel {thing.box[:2]} to pixel {thing.box[2:]}")
@@ -148,7 +148,7 @@ def nearest_words(model, pixel_values):
         rows = F.normalize(model.embed_image(pixel_values), dim=-1)  # (P, C)
         table = F.normalize(model.language_model.embed_tokens.weight, dim=-1)  # (V, C)
         nearest = (rows @ table.T).argmax(-1)  # (P,)
-    return [processor.tokenizer.token_bytes(i).decode(errors="replace").strip() for i in nearest.tolist()]
+    return [processor.tokenizer.token_bytes(i).decode(errors="replace").strip() or "␣" for i in nearest.tolist()]
 
 
 def draw_words(words, alt):
