@@ -272,9 +272,9 @@ plots.grouped_bars(
 # it **in the right code**, the one that the language model already reads.
 #
 # It can also go wrong. When this project trained its projector with AdamW at a learning rate of 0.004, it named things well, but a probe found
-# the right row in only 70% and the right column in only 64% of cases, where the tower had 99 (of three rows and columns). A description such as
-# "a cat and a tulip" does not say where the cat is, so nothing in stage 1's loss defends the places. The optimizer Muon, which changes all
-# directions of a matrix about equally, kept them at 99 and 98. A projector can only lose; what is lost here, no language model can bring back.
+# the right row in only 70% and the right column in only 64% of cases, where the tower had 99 (of three rows and columns). Most of an answer in
+# stage 1 lists things and does not say where they are, so little in its loss defends the places. The optimizer Muon, which changes all directions
+# of a matrix about equally, kept them at 99 and 98. A projector can only lose; what is lost here, no language model can bring back.
 #
 # ## 5. Erase the cat
 #
