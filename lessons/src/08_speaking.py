@@ -84,9 +84,11 @@ print(inspect.getsource(sample))
 # Far down the list stand more than a thousand tokens that are each unlikely, and together not so unlikely. **Top-k** keeps the k likeliest.
 # **Top-p**, or nucleus sampling ([1904.09751](https://arxiv.org/abs/1904.09751)), keeps as many as it takes to reach the probability p: few where
 # the model is sure, many where it is not.
+#
+# Here is the place of the answer where the model was least sure of all, at three temperatures:
 
 # %%
-step = unsure[0] if len(unsure) == 1 else int(-(probabilities[:-1] * probabilities[:-1].clamp(min=1e-12).log()).sum(-1).argmin())
+step = int(probabilities[:-1].max(-1).values.argmin())
 figure, panels = plots.new(1, 3, height=2.9, sharey=True)
 for axes, temperature in zip(panels, (0.5, 1.0, 2.0)):
     bars_of(axes, (logits[start + step] / temperature).softmax(-1), f"temperature {temperature:g}")
