@@ -49,8 +49,7 @@ def bars_of(axes, chances, title):
     best = chances.topk(5)
     axes.barh(range(5), best.values, color=[plots.ORANGE, *[plots.GREY] * 4])
     axes.set_yticks(range(5), plots.token_texts(tokenizer, best.indices.tolist()))
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xticks=(0, 1))
+    axes.set(xlim=(0, 1), xticks=(0, 1), ylim=(4.6, -0.6))
     axes.set_title(title, loc="left", fontsize=12)
 
 
