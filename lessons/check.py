@@ -35,7 +35,10 @@ FILES = {file.stem.partition("_")[2]: file for file in sorted(EXERCISES.glob("e[
 
 def check(key: str, file: str | Path | None = None, seconds: float = SECONDS) -> None:
     """Print the four steps for the exercise `key`."""
-    report(key, file, seconds)
+    try:
+        report(key, file, seconds)
+    except UserError as error:
+        print(error)
 
 
 def report(key: str, file: str | Path | None = None, seconds: float = SECONDS) -> bool:

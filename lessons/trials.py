@@ -736,6 +736,10 @@ def sample_cases():
     def plain(name, rows, **options):
         return Case(name, lambda parts: parts.sample(rows.clone(), **options))
 
+    def kinds(parts):
+        ids = parts.sample(torch.zeros(200, 2), temperature=1.0, top_p=0.5, generator=torch.Generator().manual_seed(5))
+        return len(ids.unique())
+
     return [
         plain("two rows at temperature 0", logits),
         case("temperature 1", logits, temperature=1.0),
@@ -746,6 +750,7 @@ def sample_cases():
         case("top_k 9 of 5", logits, temperature=1.0, top_k=9),
         case("top_p 0.6", logits, temperature=1.0, top_p=0.6),
         case("top_p 0.01", logits, temperature=1.0, top_p=0.01),
+        Case("two equally likely ids and top_p 0.5, how many of them are drawn", kinds, lambda: 1),
         case("top_k 3 and top_p 0.8 together", logits, temperature=1.0, top_k=3, top_p=0.8),
         case("temperature 2 and top_p 0.7", logits, temperature=2.0, top_p=0.7),
         case("a temperature of 1e-300, whose quotients overflow", logits * 1e10, temperature=1e-300),
@@ -831,7 +836,7 @@ def schedule_cases():
             tolerance=1e-6,
         )
 
-    settings = [(1.0, 10, 0.2), (4e-3, 33, 0.1), (2.0, 20, 0.0), (1.0, 1, 0.03), (0.5, 7, 1.0), (1.0, 25, 0.5), (3.0, 15, 0.3)]
+    settings = [(1.0, 10, 0.2), (4e-3, 33, 0.1), (2.0, 20, 0.0), (1.0, 1, 0.03), (0.5, 7, 1.0), (1.0, 25, 0.5), (3.0, 4, 0.75)]
     return [case(*three) for three in settings]
 
 
