@@ -31,8 +31,8 @@ print(f"top left dot  {cat.resize((112, 112)).getpixel((0, 0))} has become {[rou
 
 # %% [markdown]
 # Why those three means, 0.481, 0.458 and 0.408? They are the means of red, green and blue over the pictures that CLIP was trained on. A tower that
-# was trained on numbers shifted this way must be given numbers shifted this way. With the wrong mean nothing crashes, and the answers get worse: the
-# most common kind of mistake in this field.
+# was trained on numbers shifted this way must be given numbers shifted this way. With the wrong mean nothing crashes, and the answers get worse: a
+# common kind of mistake in this field.
 #
 # ## 2. Cut it into patches
 #

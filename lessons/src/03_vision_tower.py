@@ -45,10 +45,10 @@ def features_of(pictures):
 
 
 layers = features_of([cat])
-print("layer   length of a patch's vector   of what was added")
+print("lengths, on average over the patches\nlayer   after it   added by it")
 for number in range(1, depth + 1):
     before, after = layers[number - 1], layers[number]
-    print(f"{number:5} {after.norm(dim=-1).mean():28.1f} {(after - before).norm(dim=-1).mean():19.1f}")
+    print(f"{number:5} {after.norm(dim=-1).mean():10.1f} {(after - before).norm(dim=-1).mean():13.1f}")
 
 # %% [markdown]
 # Our tower has six such layers of width 192. CLIP's ViT-L/14 has 24 of width 1024, with 12,596,224 weights in each; our `VisionLayer` loads those,
@@ -119,13 +119,13 @@ phrases = [next(phrase for phrase in sorted(true_phrases(scene)) if len(phrase.s
 phrases += [f"a{'n' * (scene.color[0] in 'aeiou')} {scene.color} background" for scene in scenes[:2]]
 truth = torch.tensor([[phrase in true_phrases(scene) for phrase in phrases] for scene in scenes])
 plots.picture_row([scene.render() for scene in scenes], "ABCD", alt="Four scenes: " + "; ".join(", ".join(t.name for t in s.things) for s in scenes))
-print(f"{'':24}A     B     C     D")
+print(f"{'':21}A   B   C   D")
 for phrase, row in zip(phrases, truth.T):
-    print(f"{phrase:20}", *(f"{'true' if true else '-':>5}" for true in row))
+    print(f"{phrase:20}", *(f"{'yes' if true else '-':3}" for true in row))
 
 # %% [markdown]
 # The tower turns each picture into vectors, a small text encoder turns each phrase into a vector, and the two are pushed together where the table
-# says true, and apart where it does not. There are two ways to keep score:
+# says yes, and apart where it does not. There are two ways to keep score:
 #
 # - CLIP compares one vector for the picture (from CLS) with one for the text, and lets each picture *choose* among the texts of the batch (softmax).
 # - Here, "a cat" may be true of many pictures at once, so each cell of the table is a yes or no of its own (sigmoid, as in SigLIP, [arXiv
@@ -184,7 +184,8 @@ print(f"{steps} steps, loss from {losses[0]:.1f} to {sum(losses[-16:]) / 16:.2f}
 # ### Naming without labels
 #
 # Now any picture can be compared with any phrase. To name what is in the cat picture, take the phrases that score highest. This is what CLIP is
-# famous for as **zero-shot** classification: the list of names can be written down after the training.
+# famous for as **zero-shot** classification: the list of names can be written down after the training. (Our text encoder has met these names; CLIP's
+# has read so many texts that it has met most names.)
 
 # %%
 with torch.inference_mode():
@@ -293,7 +294,7 @@ for layer in (-1, -2):
 #
 # </details>
 #
-# **3.** The probe finds the row in 95% of the cases. Does that show that the language model will answer "Where is the cat?" well?
+# **3.** A probe finds the row of 95% of the objects. Does that show that the language model will answer "Where is the cat?" well?
 #
 # <details><summary>Answer</summary>
 #
