@@ -26,7 +26,7 @@ LIGHT, LIGHT_BLUE, LIGHT_ORANGE = "#eeeeee", "#cfe3f5", "#fbdcc0"
 COLORS = (ORANGE, BLUE, GREEN, RED, GREY)
 SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#ffffff", "#fbdcc0", ORANGE, "#6b2a00"])  # nothing .. much
 DIVERGING = LinearSegmentedColormap.from_list("diverging", [BLUE, "#ffffff", ORANGE])  # negative .. zero .. positive
-WIDTH, DPI, COLORS_KEPT = 6.4, 130, 160
+WIDTH, DPI, LARGE = 6.4, 130, 80_000  # inches, dots per inch, bytes from which a picture gets a palette
 CAT = Path(__file__).resolve().parent / "images" / "cat.png"
 
 matplotlib.rcParams.update(
@@ -54,8 +54,11 @@ def show(figure: Figure, alt: str) -> None:
     figure.savefig(drawn, dpi=DPI, bbox_inches="tight", pad_inches=0.06, facecolor="white")
     pyplot.close(figure)
     with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(COLORS_KEPT, dither=Image.Dither.NONE).save(file, "png", optimize=True)  # a third of the size
-        width = round(picture.width * 100 / DPI)
+        width, picture = round(picture.width * 100 / DPI), picture.convert("RGB")
+    picture.save(file, "png", optimize=True)
+    if file.tell() > LARGE:
+        file = io.BytesIO()
+        picture.quantize(256, kmeans=1, dither=Image.Dither.NONE).save(file, "png", optimize=True)  # a third of the size
     png = base64.b64encode(file.getvalue()).decode()
     display({"image/png": png, "text/plain": alt}, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
 
@@ -313,7 +316,7 @@ def token_pieces(tokenizer, ids) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------------- pictures among words
 def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
-    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are in orange."""
+    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are bold and orange."""
     side = round(len(words) ** 0.5)
     figure, axes = new(height=WIDTH)
     pixels = np.asarray(picture.convert("RGB"), dtype=float) / 255
@@ -323,7 +326,7 @@ def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
         axes.axvline(edge, color="white", linewidth=1)
     for number, word in enumerate(words):
         row, column = divmod(number, side)
-        size = min(14, 0.9 * WIDTH / side * 72 / (0.62 * max(len(word), 1)))
+        size = min(14, 0.9 * WIDTH / side * 72 / ((0.72 if number in marked else 0.62) * max(len(word), 1)))
         style = {"color": "#a03f00", "weight": "bold"} if number in marked else {"color": "#333333"}
         axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, **style)
     axes.set_axis_off()

@@ -152,16 +152,17 @@ def nearest_words(model, pixel_values):
 
 
 def draw_words(words, alt):
-    """The picture with a word on each patch, orange where the word is the name of a thing in the picture."""
-    names = {thing.name for thing in scene.things}
-    plots.words_on_patches(picture, words, {i for i, word in enumerate(words) if word in names}, alt=alt)
+    """The picture with a word on each patch, bold where the word is the name of a thing in the picture or the background's colour."""
+    fitting = {scene.color, *(thing.name for thing in scene.things)}
+    plots.words_on_patches(picture, words, {i for i, word in enumerate(words) if word in fitting}, alt=alt)
 
 
 draw_words(nearest_words(new, inputs["pixel_values"]), "The picture with 49 words that have nothing to do with it.")
 
 # %% [markdown]
 # Before any training the projector is a random map. Its vectors point anywhere, and the nearest words are an accident: often the same few words
-# everywhere. Now the same tower, the same language model, the same picture, after stage 1. Orange words name something that is in the picture:
+# everywhere. Now the same tower, the same language model, the same picture, after stage 1. Words in bold name a thing of the picture or the
+# colour of its background:
 
 # %%
 draw_words(nearest_words(stage_1, inputs["pixel_values"]), "The picture with the nearest word on each patch, after stage 1.")
