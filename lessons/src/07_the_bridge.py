@@ -272,10 +272,12 @@ plots.grouped_bars(
 # read off by a probe that is trained for it. And yet its words were noise. To *keep* what the tower knows is easy. The work of stage 1 is to say
 # it **in the right code**, the one that the language model already reads.
 #
-# It can also go wrong. When this project trained its projector with AdamW at a learning rate of 0.004, it named things well, but a probe found
-# the right row in only 70% and the right column in only 64% of cases, where the tower had 99 (of three rows and columns). Most of an answer in
-# stage 1 lists things and does not say where they are, so little in its loss defends the places. The optimizer Muon, which changes all directions
-# of a matrix about equally, kept them at 99 and 98. A projector can only lose; what is lost here, no language model can bring back.
+# Now compare names with places after stage 1. Most of an answer in stage 1 lists things and does not say where they are, so little in its loss
+# defends the places. How much gets lost depends on how the projector is trained. When this project tried AdamW at a learning rate of 0.004, a
+# probe for the *third* of the picture found the right row in only 70% and the right column in only 64% of cases, where the tower had 99. The
+# optimizer Muon, which changes all directions of a matrix about equally, kept them at 99 and 98. (The figure above is stricter: it asks for one
+# of seven rows and columns.) A projector can only lose; what is lost here, no language model can bring back. But stage 2 trains the projector,
+# too, on questions that ask for places.
 #
 # ## 5. Erase the cat
 #
