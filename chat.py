@@ -174,11 +174,21 @@ def parser() -> Parser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--attention", default="auto", help="auto, eager or sdpa")
+    add("--with", dest="parts", metavar="EXERCISE.py", action="append", help="run on a student's part, as lessons/exercises/e05_rope.py; repeatable")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
+    if not flags.parts:
+        return talk(flags)
+    from lessons.swap import student_parts
+
+    with student_parts(flags.parts):
+        talk(flags)
+
+
+def talk(flags) -> None:
     options = {name: getattr(flags, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
     check_options(**options)  # what costs nothing to find out comes first, the weights last
     if flags.question is not None and not flags.question.strip():

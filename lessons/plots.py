@@ -26,7 +26,7 @@ LIGHT, LIGHT_BLUE, LIGHT_ORANGE = "#eeeeee", "#cfe3f5", "#fbdcc0"
 COLORS = (ORANGE, BLUE, GREEN, RED, GREY)
 SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#ffffff", "#fbdcc0", ORANGE, "#6b2a00"])  # nothing .. much
 DIVERGING = LinearSegmentedColormap.from_list("diverging", [BLUE, "#ffffff", ORANGE])  # negative .. zero .. positive
-WIDTH, DPI = 6.4, 130
+WIDTH, DPI, LARGE = 6.4, 130, 80_000  # inches, dots per inch, bytes from which a picture gets a palette
 CAT = Path(__file__).resolve().parent / "images" / "cat.png"
 
 matplotlib.rcParams.update(
@@ -50,11 +50,15 @@ matplotlib.rcParams.update(
 
 def show(figure: Figure, alt: str) -> None:
     """Put the figure into the notebook as a PNG, with `alt` for those who cannot see it."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.06, facecolor="white", metadata={"Software": None})
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, bbox_inches="tight", pad_inches=0.06, facecolor="white")
     pyplot.close(figure)
-    with Image.open(file) as picture:
-        width = round(picture.width * 100 / DPI)
+    with Image.open(drawn) as picture:
+        width, picture = round(picture.width * 100 / DPI), picture.convert("RGB")
+    picture.save(file, "png", optimize=True)
+    if file.tell() > LARGE:
+        file = io.BytesIO()
+        picture.quantize(256, kmeans=1, dither=Image.Dither.NONE).save(file, "png", optimize=True)  # a third of the size
     png = base64.b64encode(file.getvalue()).decode()
     display({"image/png": png, "text/plain": alt}, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
 
@@ -81,7 +85,8 @@ def picture_row(pictures, titles=(), columns: int | None = None, *, alt: str) ->
     columns = columns or len(pictures)
     rows = -(-len(pictures) // columns)
     side = WIDTH / columns
-    figure, axes = new(rows, columns, height=rows * (side + (0.35 if titles else 0.05)), squeeze=False)
+    titled = -(-len(titles) // columns)  # rows of pictures with titles above them
+    figure, axes = new(rows, columns, height=rows * side + 0.3 * titled, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, picture, title in zip(axes.flat, pictures, [*titles, *[""] * len(pictures)]):
@@ -122,6 +127,32 @@ def heat_row(picture, maps, titles, columns: int = 2, *, alt: str) -> None:
         ax.set_axis_off()
     for ax, weights, title in zip(axes.flat, maps, titles):
         heat_over_picture(picture, weights, title, axes=ax)
+    show(figure, alt)
+
+
+def flow(panels: dict, tokens, probabilities, *, alt: str) -> None:
+    """Tensors as thumbnails, two in a row: {title: a picture (height, width, 3) or rows of numbers}; the last panel has bars of the next tokens.
+
+    Of rows of numbers each is drawn for itself: what is below its mean is blue, above it orange.
+    """
+    rows = -(-(len(panels) + 1) // 2)
+    figure, axes = new(rows, 2, height=2.8 * rows)
+    for ax, (title, values) in zip(axes.flat, panels.items()):
+        values = np.asarray(values, dtype=float)
+        if values.ndim == 2:
+            values = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
+            values = DIVERGING(values.clip(-3, 3) / 6 + 0.5)
+        ax.imshow(values, aspect="auto", interpolation="nearest")
+        ax.set_title(title, fontsize=11.5)
+        ax.set(xticks=[], yticks=[])
+    ax = axes.flat[len(panels)]
+    ax.barh(range(len(tokens)), probabilities, color=ORANGE)
+    ax.set_yticks(range(len(tokens)), tokens)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xticks=[0, 1])
+    ax.set_title(f"{len(panels) + 1}  the next token", fontsize=11.5)
+    for ax in axes.flat[len(panels) + 1 :]:
+        ax.set_axis_off()
     show(figure, alt)
 
 
@@ -229,7 +260,6 @@ def progress(number: int) -> None:
     pitch, box = 0.78, 0.42  # inches from line to line, and a box's height
     figure = pyplot.figure(figsize=(WIDTH, 3 * pitch + 0.72))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH), ylim=(3 * pitch + 0.5, -0.22))
     axes.set_axis_off()
 
     def rectangle(x, y, width, height, **style):
@@ -249,7 +279,7 @@ def progress(number: int) -> None:
         axes.text(left + width / 2, line * pitch + box / 2 - 0.05, text, ha="center", va="center", color=color, weight="bold" if now else None)
     middle = box / 2 - 0.05
     axes.imshow(np.asarray(Image.open(CAT).convert("RGB").resize((120, 120))), extent=(0.1, 0.8, middle + 0.35, middle - 0.35), zorder=2)
-    axes.set(xlim=(0, WIDTH), ylim=(3 * pitch + 0.5, -0.22), aspect="auto")
+    axes.set(xlim=(-0.05, WIDTH + 0.05), ylim=(3 * pitch + 0.5, -0.22), aspect="auto")
     axes.text(0, pitch + middle, "“What is this?”", va="center")
     axes.text(0, 2 * pitch + middle, "“A cat …”", va="center")
     row = [line * pitch + middle for line in range(4)]
@@ -286,7 +316,7 @@ def token_pieces(tokenizer, ids) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------------- pictures among words
 def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
-    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are in orange."""
+    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are bold and orange."""
     side = round(len(words) ** 0.5)
     figure, axes = new(height=WIDTH)
     pixels = np.asarray(picture.convert("RGB"), dtype=float) / 255
@@ -296,7 +326,7 @@ def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
         axes.axvline(edge, color="white", linewidth=1)
     for number, word in enumerate(words):
         row, column = divmod(number, side)
-        size = min(14, 0.9 * WIDTH / side * 72 / (0.62 * max(len(word), 1)))
+        size = min(14, 0.9 * WIDTH / side * 72 / ((0.72 if number in marked else 0.62) * max(len(word), 1)))
         style = {"color": "#a03f00", "weight": "bold"} if number in marked else {"color": "#333333"}
         axes.text(column + 0.5, row + 0.5, word, ha="center", va="center", fontsize=size, **style)
     axes.set_axis_off()
@@ -324,7 +354,7 @@ def positions(picture, texts, is_image, patch: int = 16, letters: int = 50, *, a
             number += 1
         else:
             axes.add_patch(FancyBboxPatch((left, top), right - left, bottom - top, "round,pad=0,rounding_size=0.04", fc=LIGHT_BLUE, ec=GREY, lw=0.5))
-            text = text.replace("\n", "↵").replace(" ", "␣") if not text.strip() else text
+            text = text if text.strip() else text.replace("\n", "↵") or "␣"
             axes.text((left + right) / 2, (top + bottom) / 2, text, ha="center", va="center", family="monospace", fontsize=unit * 72 / 0.61)
     axes.set(xlim=(0, WIDTH), ylim=(places[-1][1] * height + height, 0), aspect="auto")
     axes.set_axis_off()

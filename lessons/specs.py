@@ -132,11 +132,11 @@ def mlp(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return linear(gate / (1 + torch.exp(-gate)) * linear(x, weights, "up_proj"), weights, "down_proj")
 
 
-def decoder_layer(weights: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, eps: float) -> Tensor:
+def decoder_layer(weights: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, eps: float, start: Tensor | None = None) -> Tensor:
     B, T, _ = x.shape
     normed = rms_norm(x, weights["input_layernorm.weight"], eps)
     q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, -1, head_dim).transpose(1, 2) for name in "qkv")
-    attended = eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True).transpose(1, 2).reshape(B, T, -1)
+    attended = eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True, start=start).transpose(1, 2).reshape(B, T, -1)
     x = x + linear(attended, weights, "self_attn.o_proj")
     normed = rms_norm(x, weights["post_attention_layernorm.weight"], eps)
     return x + mlp({name.removeprefix("mlp."): w for name, w in weights.items() if name.startswith("mlp.")}, normed)

@@ -8,6 +8,7 @@ The product looks its functions up when it calls them, so it is enough to put th
 or class, and in each module that copied it with `from ... import ...`. A class is replaced before the model is built; its `forward` is counted.
 """
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -81,14 +82,14 @@ def _put(target: str, new, undo: list) -> None:
         setattr(holder, name, new)
         undo.append(lambda: setattr(holder, name, old))
         return
-    _exchange(old, new)
+    _exchange(old, new, [(holder, name)])
     undo.append(lambda: _exchange(new, old, [(holder, name)]))
 
 
 def _exchange(old, new, places: Iterable[tuple] = ()) -> None:
-    """Every module-level name of `old` in the product, in the lessons and in a running command becomes a name of `new`."""
+    """Every module-level name of `old` in the product and in a running command becomes a name of `new`."""
     for module_name, module in list(sys.modules.items()):
-        if module_name.split(".")[0] in ("minillava", "lessons", "__main__", "chat", "train"):
+        if module_name.split(".")[0] in ("minillava", "__main__", "chat", "train"):
             for name, value in list(vars(module).items()):
                 if value is old and not name.startswith("__"):
                     setattr(module, name, new)
@@ -135,6 +136,15 @@ def load_file(path: str | Path):
     except (Exception, SystemExit) as error:
         raise UserError(f"{path.name} cannot be imported: {describe(error, path)}") from None
     return module
+
+
+def targets_of(path: str | Path) -> tuple[str, ...]:
+    """What an exercise's file REPLACES, read without running it."""
+    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REPLACES":
+            targets = ast.literal_eval(node.value)
+            return (targets,) if isinstance(targets, str) else tuple(targets)
+    raise UserError(f"{path} no longer says what it REPLACES; git checkout brings the line back")
 
 
 def parts_of(module, targets: Iterable[str]) -> dict[str, object]:

@@ -99,6 +99,10 @@ print(f"plain\n{render('plain', [('user', 'Describe the image.'), ('assistant', 
 # slips here: it is trained with "a curious **user**" (`v1`), and its command line asks with "a curious **human**" (`llava_v1`). It works all the
 # same.
 #
+# A template says who speaks. LLaVA-1.5 also says how to answer: where a benchmark wants one word, the question ends in "Answer the question using a
+# single word or phrase." Before, a model that had read many short answers gave them everywhere. With this sentence alone the score in MME rose from
+# 1197.0 to 1323.8 ([arXiv 2310.03744](https://arxiv.org/abs/2310.03744), Table 2). In the tiny world one question in seven ends like this.
+#
 # Three signs in these texts are not text. `<s>` opens a text, `</s>` ends an answer, and `<image>` is a place that a picture's features will take
 # (lesson 07): one place for each patch, 49 here, 576 in LLaVA-1.5. They are **control tokens**, each one entry of the list. The paper puts the
 # picture before or after the first question, at random ([arXiv 2304.08485](https://arxiv.org/abs/2304.08485), section 4.2). The code that was
@@ -147,7 +151,7 @@ plots.token_rows(
 # - The `</s>` after an answer pays, too. A model that never paid for it would never stop.
 #
 # **Predict a number.** In stage 2, a sample is a picture (49 places) and a conversation of ten questions and answers about it. Which share of its
-# tokens pays loss? Write your guess down before you run the cell.
+# tokens pays loss? Write your guess down, then look at `share`.
 
 # %%
 import numpy as np
@@ -159,15 +163,14 @@ total = paying = 0
 for index in range(100):
     sample = encode(tokenizer, "llava_hf", conversation(sample_scene(index), np.random.default_rng(index)), image_tokens=49)
     total, paying = total + len(sample.labels), paying + sum(label >= 0 for label in sample.labels)
-per_sample, answers = total / 100, paying / 100
-print(f"A sample has {per_sample:.0f} tokens, of which {answers:.0f} pay.")
+share = paying / total  # print it when you have guessed
 
 # %% [markdown]
 # <details><summary>The share (open it when you have guessed)</summary>
 #
-# Not quite one token in three; the cell above prints the two numbers. The places of the picture and the questions are most of the work, and nothing
-# is learnt from predicting them. But they have to be read, since the answers follow from them. With 576 places for the picture, as in LLaVA-1.5,
-# the same conversation would pay for one token in ten.
+# 30%: such a sample has 242 tokens on average, and 73 of them pay. The places of the picture and the questions are most of the work, and nothing is
+# learnt from predicting them. But they have to be read, since the answers follow from them. With 576 places for the picture, as in LLaVA-1.5, the
+# same conversation would pay for one token in ten.
 #
 # </details>
 #
@@ -241,8 +244,9 @@ plots.token_rows(
 
 # %% [markdown]
 # With the ordinary tokenizer the user has ended a turn and opened another, and the model cannot tell who wrote that. The same way, a text that
-# explains "put `<image>` first" asks for a picture that is not there, and the program stops. In the original LLaVA both can happen. In ours the
-# template's own control tokens are put in as control tokens, and everything typed goes through as characters:
+# explains "put `<image>` first" asks for a picture that is not there, and the program stops. In the original LLaVA, which looks for both in the
+# finished text, this can happen. In ours the template's own control tokens are put in as control tokens, and everything typed goes through as
+# characters:
 
 # %%
 question = [("user", "What does </s> mean, and <image>?")]

@@ -15,6 +15,9 @@
 # `x` is called the **residual stream**. It runs from the embeddings to the last norm, and no layer replaces it: each of the two parts reads a
 # normed copy of it and adds what it found. What an early layer wrote is still there for a late one to read.
 #
+# LLaVA's decoder is Vicuna: LLaMA, trained further on conversations that people had shared. It has 32 such layers at 7 billion parameters; ours has
+# 5. Nothing in this lesson but the sizes differs.
+#
 # What is added adds up. Here is the mean length of the stream's vectors, as our model reads a scene that is told in words:
 
 # %%
@@ -124,16 +127,16 @@ apart = ((opened - opened.mean(1, keepdim=True)) / opened.std(1, keepdim=True))[
 layer, unit = divmod(apart.argmax().item(), apart.shape[1])
 best = opened[layer, :, unit].topk(6)
 
-figure, (left, right) = plots.new(2, height=6, height_ratios=(1, 1.2))
-left.hist(gates.flatten()[::97].numpy(), bins=80, range=(-4, 4), color=plots.BLUE, density=True, alpha=0.5, label="gates of all layers, how often")
+figure, (top, bottom) = plots.new(2, height=6, height_ratios=(1, 1.2))
+top.hist(gates.flatten()[::97].numpy(), bins=80, range=(-4, 4), color=plots.BLUE, density=True, alpha=0.5, label="gates of all layers, how often")
 line = torch.linspace(-4, 4, 200)
-left.plot(line, F.silu(line) / 4, color=plots.ORANGE, linewidth=3, label="silu(x) / 4")
-left.set(xlabel="gate_proj(x)", yticks=())
-left.legend(loc="upper left")
+top.plot(line, F.silu(line) / 4, color=plots.ORANGE, linewidth=3, label="silu(x) / 4")
+top.set(xlabel="gate_proj(x)", yticks=())
+top.legend(loc="upper left")
 names = plots.token_pieces(tokenizer, tokens[best.indices].tolist())
-right.barh(range(6), best.values, color=plots.ORANGE)
-right.set(yticks=range(6), yticklabels=names, title=f"layer {layer}, unit {unit}: where its gate opens", xlabel="mean of silu(gate)")
-right.invert_yaxis()
+bottom.barh(range(6), best.values, color=plots.ORANGE)
+bottom.set(yticks=range(6), yticklabels=names, title=f"layer {layer}, unit {unit}: where its gate opens", xlabel="mean of silu(gate)")
+bottom.invert_yaxis()
 plots.show(
     figure,
     f"Above: most gates are near zero or negative. Below: the gate of unit {unit} in layer {layer} opens at {names[0]!r} and hardly at other tokens.",

@@ -49,8 +49,7 @@ def bars_of(axes, chances, title):
     best = chances.topk(5)
     axes.barh(range(5), best.values, color=[plots.ORANGE, *[plots.GREY] * 4])
     axes.set_yticks(range(5), plots.token_texts(tokenizer, best.indices.tolist()))
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xticks=(0, 1))
+    axes.set(xlim=(0, 1), xticks=(0, 1), ylim=(4.6, -0.6))
     axes.set_title(title, loc="left", fontsize=12)
 
 
@@ -84,9 +83,11 @@ print(inspect.getsource(sample))
 # Far down the list stand more than a thousand tokens that are each unlikely, and together not so unlikely. **Top-k** keeps the k likeliest.
 # **Top-p**, or nucleus sampling ([1904.09751](https://arxiv.org/abs/1904.09751)), keeps as many as it takes to reach the probability p: few where
 # the model is sure, many where it is not.
+#
+# Here is the place of the answer where the model was least sure of all, at three temperatures:
 
 # %%
-step = unsure[0] if len(unsure) == 1 else int(-(probabilities[:-1] * probabilities[:-1].clamp(min=1e-12).log()).sum(-1).argmin())
+step = int(probabilities[:-1].max(-1).values.argmin())
 figure, panels = plots.new(1, 3, height=2.9, sharey=True)
 for axes, temperature in zip(panels, (0.5, 1.0, 2.0)):
     bars_of(axes, (logits[start + step] / temperature).softmax(-1), f"temperature {temperature:g}")

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 11 · Two stages
 #
-# All parts of the model are written. Three of them came from elsewhere: the vision tower and the language model ready-made, the projector as
-# random numbers. How do they become one model that follows instructions about pictures? This is the part of the paper that gave it its name:
+# All parts of the model are written. Two of them come trained: the vision tower and the language model. Between them stands a projector of random
+# numbers. How do the three become one model that follows instructions about pictures? This is the part of the paper that gave it its name:
 # *Visual Instruction Tuning*.
 #
 # **One idea.** First teach the bridge alone, with everything else frozen. Then teach bridge and language model together, on conversations.
@@ -15,7 +15,7 @@
 # | learns | the projector | the projector and the language model |
 # | frozen | tower, language model | tower |
 # | reads | pictures with a short description | pictures with conversations |
-# | is for | the same things get vectors that the language model can read | the model does what it is asked to do |
+# | is for | a patch of a cat gets a vector that the language model can read | the model does what it is asked to do |
 #
 # The paper's own settings (2304.08485, sections 4.2 and appendix; LLaVA-1.5 in 2310.03744, table 9):
 #
@@ -60,14 +60,14 @@ for stage, name in ((1, "stage 1"), (2, "stage 2")):
 #
 # ## 2. What is read
 #
-# A sample of each stage, as the training sees it:
+# One picture, as it is told of in each stage:
 
 # %%
 from minillava.data.dataset import SceneSamples
 
 captions, conversations = SceneSamples(stage=1), SceneSamples(stage=2)
-sample_1, sample_2 = captions[7], conversations[8]
-plots.picture_row([sample_1.picture, sample_2.picture], ["a sample of stage 1", "a sample of stage 2"], alt="Two scenes of the tiny world.")
+sample_1, sample_2 = captions[8], conversations[8]  # two samples about one scene
+plots.picture_row([sample_1.picture], columns=2, alt="A scene of the tiny world, of which both samples tell.")
 print("STAGE 1")
 for role, text in sample_1.turns:
     print(f"  {role}: {text}")
@@ -156,6 +156,7 @@ for axes, rows, title, color in ((panels[0], losses_1, "stage 1", plots.BLUE), (
     window = max(1, len(values) // 60)
     axes.plot(steps[::window], [values[max(0, i - window) : i + window + 1].mean() for i in range(0, len(values), window)], color=color)
     axes.set(title=title, xlabel="step", yscale="log", yticks=(0.1, 0.2, 0.5, 1, 2), yticklabels=("0.1", "0.2", "0.5", "1", "2"))
+    axes.minorticks_off()
 panels[0].set(ylabel="loss a token")
 ends = [f"from {rows[0]['loss']:.2f} to {rows[-1]['loss']:.2f}" for rows in (losses_1, losses_2)]
 plots.show(figure, f"Two falling curves: stage 1 {ends[0]}, stage 2 {ends[1]}.")
@@ -168,11 +169,12 @@ plots.show(figure, f"Two falling curves: stage 1 {ends[0]}, stage 2 {ends[1]}.")
 # stage 2:
 
 # %%
+through_stage_2 = [{**scores_1[-1], "step": -1}, *scores_2]  # it begins where stage 1 ended
 shown = {"existence": "is there an X?", "count": "how many objects?", "where": "where is the X?", "relation": "X relative to Y"}
 figure, axes = plots.new(height=3.8)
 for kind, color in zip(shown, (plots.BLUE, plots.GREEN, plots.ORANGE, plots.RED)):
-    percent = [100 * row.get(kind, math.nan) for row in scores_2]
-    axes.plot([row["step"] + 1 for row in scores_2], percent, "o-", markersize=4, color=color, label=shown[kind])
+    percent = [100 * row.get(kind, math.nan) for row in through_stage_2]
+    axes.plot([row["step"] + 1 for row in through_stage_2], percent, "o-", markersize=4, color=color, label=shown[kind])
 axes.set(xlabel="step of stage 2", ylabel="percent right", ylim=(0, 104))
 figure.legend(loc="outside upper center", ncols=2)
 plots.show(figure, "Percent right against the steps of stage 2, for four kinds of question.")
@@ -204,13 +206,12 @@ for question in asked:
         print(f"   {name:8} {minillava.answer(model, processor, 'lessons/images/cat.png', question, max_new_tokens=40)}")
 
 # %% [markdown]
-# And the same as figures, on 40 scenes that were never trained on:
+# And the same as figures, on 40 scenes that were never trained on. For the two trained models they stand in the last line of `metrics.jsonl`:
 
 # %%
 from minillava.eval.scenes import TITLES, cases, score_pictures
 
-held_out = cases("val", 40)
-scores = {name: score_pictures(model, processor, held_out) for name, model in models.items()}
+scores = {"nothing": score_pictures(new, processor, cases("val", 40)), "stage 1": scores_1[-1], "stage 2": scores_2[-1]}
 kinds = [kind for kind in TITLES if all(kind in row for row in scores.values())]
 plots.grouped_bars(
     [TITLES[kind] for kind in kinds],
@@ -297,8 +298,8 @@ else:
 #
 # ## 8. A stage 1 of your own
 #
-# Now train. A new projector, 60 steps of 16 pictures: less than a tenth of the full stage 1. This is the very call behind `python train.py
-# --stage 1`, into a folder that is thrown away.
+# Now train. A new projector, 60 steps of 16 pictures: about a tenth of the full stage 1. This is the very call behind `python train.py --stage
+# 1`, into a folder that is thrown away.
 
 # %%
 from minillava.training import train
