@@ -14,7 +14,7 @@ CLIP's successors, because LLaVA reads patches and not the pooled vector: a phra
 interaction, FILIP, arXiv 2111.07783; a soft maximum here), and each pair of picture and phrase is a yes or no of its own (the sigmoid loss of
 SigLIP, arXiv 2303.15343), since "a cat" is true of many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats").
 Positions start as two-dimensional sines and cosines (MAE, arXiv 2111.06377), and each thing's place is among the phrases: without the two the
-features told names but not places.
+features held names but not places.
 """
 
 import argparse

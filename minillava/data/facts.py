@@ -123,7 +123,7 @@ class Facts:
 
 
 def swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
-    """The same fact, told from either side."""
+    """The same fact, seen from either side."""
     one, rel, other = relation_
     return (one, rel, other) if rng.random() < 0.5 else (other, OPPOSITE[rel], one)
 

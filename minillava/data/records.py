@@ -57,16 +57,16 @@ def picture_name(record: dict) -> str | None:
 
 def read_turns(record: dict) -> list[Turn]:
     """What was said, user first; "<image>" is still in the text."""
-    said = record.get("conversations")
-    if not isinstance(said, list) or not said or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in said):
+    conversations = record.get("conversations")
+    if not isinstance(conversations, list) or not conversations or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in conversations):
         raise UserError("it has no conversations: a list of {from, value} is needed")
-    for number, turn in enumerate(said):
+    for number, turn in enumerate(conversations):
         expected = ("human", "gpt")[number % 2]
         if turn.get("from") != expected:
             raise UserError(f"turn {number + 1} is from {turn.get('from')!r} where {expected!r} is due")
-    if len(said) % 2:
+    if len(conversations) % 2:
         raise UserError("the last question has no answer")
-    return [(SPEAKERS[turn["from"]], turn["value"]) for turn in said]
+    return [(SPEAKERS[turn["from"]], turn["value"]) for turn in conversations]
 
 
 def without_mark(turns: list[Turn]) -> list[Turn]:

@@ -53,10 +53,10 @@ def describe_in_words(scene: Scene, rng) -> str:
 
 def _thing_sentences(facts: Facts, rng) -> list[str]:
     """One sentence for each thing, or one for a pair of them; a second cat is 'another cat'."""
-    told, parts = set(), []
+    named, parts = set(), []
     for thing in shuffled(rng, facts.things):
-        what = f"another {thing.name}" if thing.name in told else a(thing.name)
-        told.add(thing.name)
+        what = f"another {thing.name}" if thing.name in named else a(thing.name)
+        named.add(thing.name)
         place = facts.place(thing)
         parts.append((what, f" {PLACE_PHRASE[place]}" if place else ""))
     sentences = []

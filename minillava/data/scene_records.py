@@ -27,7 +27,7 @@ def records(count: int, folder: str | Path, split: str = "train", start: int = 0
     conversations.json     LLaVA's: [{"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", ...}, ...]}]
     scenes.jsonl           a line a scene: {"id", "image", "captions": [5], "instances": [{"category", "bbox": [x1, y1, x2, y2]}]}
 
-    "image" is relative to `folder`; a bbox is in fractions of the picture's side, as LLaVA told boxes to its teacher.
+    "image" is relative to `folder`; a bbox is in fractions of the picture's side, as LLaVA's teacher reads boxes.
     """
     folder, conversations, lines = Path(folder), [], []
     for seed in range(start, start + count):

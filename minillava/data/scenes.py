@@ -348,14 +348,14 @@ def _placed(draw: Draws, names: list[str]) -> list[Thing]:
     widest = 17 if draw.chance(0.2) else 13  # px about the cell's centre: most stay clear of the boundaries, some do not
     for spread in (widest, 10, 7, 4):
         cells = draw.sample(range(9), len(names))
-        things = [_put(draw, look, place, spread) for look, place in zip(looks, cells)]
+        things = [_place(draw, look, place, spread) for look, place in zip(looks, cells)]
         if _apart(things):
             return things
     cells = draw.sample((0, 2, 4, 6, 8), len(names))  # corners and middle: the widest apart
-    return [_put(draw, look, place, 0) for look, place in zip(looks, cells)]
+    return [_place(draw, look, place, 0) for look, place in zip(looks, cells)]
 
 
-def _put(draw: Draws, look: tuple, place: int, spread: float) -> Thing:
+def _place(draw: Draws, look: tuple, place: int, spread: float) -> Thing:
     """A thing near the centre of cell `place` (0..8), moved inside the picture, its centre rounded to tenths of a pixel."""
     x = SIZE * (place % 3 + 0.5) / 3 + draw.between(-spread, spread)
     y = SIZE * (place // 3 + 0.5) / 3 + draw.between(-spread, spread)

@@ -65,9 +65,9 @@ def score(asked: list[Case], answers: list[str]) -> dict[str, float]:
     for case, answer in zip(asked, answers, strict=True):
         kind = case.question.kind
         if kind in F1_KINDS:
-            truth, said = {thing.name for thing in case.scene.things}, set(names_in(answer))
-            right[kind] += 2 * len(truth & said)
-            total[kind] += len(truth) + len(said)
+            truth, named = {thing.name for thing in case.scene.things}, set(names_in(answer))
+            right[kind] += 2 * len(truth & named)
+            total[kind] += len(truth) + len(named)
         else:
             right[kind] += parse_answer(kind, answer) == case.question.short
             total[kind] += 1
