@@ -58,7 +58,8 @@ def picture_name(record: dict) -> str | None:
 def read_turns(record: dict) -> list[Turn]:
     """What was said, user first; "<image>" is still in the text."""
     conversations = record.get("conversations")
-    if not isinstance(conversations, list) or not conversations or not all(isinstance(turn, dict) and isinstance(turn.get("value"), str) for turn in conversations):
+    texts = [turn.get("value") for turn in conversations if isinstance(turn, dict)] if isinstance(conversations, list) else []
+    if not texts or len(texts) != len(conversations) or not all(isinstance(text, str) for text in texts):
         raise UserError("it has no conversations: a list of {from, value} is needed")
     for number, turn in enumerate(conversations):
         expected = ("human", "gpt")[number % 2]
