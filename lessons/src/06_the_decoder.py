@@ -251,8 +251,9 @@ plots.token_rows(
 )
 
 # %% [markdown]
-# The weights of a softmax sum to 1, so a head that finds nothing must look somewhere. Heads learn to leave such attention where it does no harm,
-# very often on the first token: an *attention sink* ([arXiv 2309.17453](https://arxiv.org/abs/2309.17453)).
+# The weights of a softmax sum to 1, so a head that finds nothing must look somewhere. Heads learn to leave such attention where it does no harm:
+# ours on words that stand there in any case, heads of large models very often on the first token, an *attention sink* ([arXiv
+# 2309.17453](https://arxiv.org/abs/2309.17453)).
 #
 # That it looks is one thing; that the answer depends on it is another. The test is to switch it off. A head writes into the stream through its D
 # columns of `o_proj`: set them to 0, and what it fetched is lost, while everything else stays.
@@ -313,11 +314,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Of 20 heads one does the looking-up, and no other can stand in for it. In larger models the work is spread over more heads, but heads of this kind
-# were found in all of them: *duplicate token heads*, which look at an earlier copy of their own word ([arXiv
-# 2211.00593](https://arxiv.org/abs/2211.00593)), and *induction heads*, which look at what came after it ([arXiv
-# 2209.11895](https://arxiv.org/abs/2209.11895)). You have met ours in lesson 05: its slow pairs compare the words, and its quick pairs keep it from
-# looking at itself.
+# Of 20 heads one does the looking-up, and no other can stand in for it. (Another coloured cell on the right is a head that works on with what this
+# one found.) In larger models such work is shared by several heads, and such heads have been found there, too: *duplicate token heads*, which look
+# at an earlier copy of their own word ([arXiv 2211.00593](https://arxiv.org/abs/2211.00593)), and *induction heads*, which look at what came after
+# it ([arXiv 2209.11895](https://arxiv.org/abs/2209.11895)). You have met ours in lesson 05: its slow pairs compare the words, and its quick pairs
+# keep it from looking at itself.
 #
 # This is what LLaVA lives on. In lesson 07 patches take the place of the words above, and "Is there a cat?" is answered by looking for "cat" among
 # 49 of them.
