@@ -49,7 +49,8 @@ def told(scene, name, answer=""):
     return encode(tokenizer, "llava_hf", turns, add_generation_prompt=not answer).input_ids
 
 
-scene = next(s for s in map(lambda seed: sample_scene(seed, "val"), range(100)) if len(s.things) == 3 and all(is_one_token(t.name) for t in s.things))
+scenes = [sample_scene(seed, "val") for seed in range(200)]
+scene = next(s for s in scenes if len(s.things) == 3 and all(is_one_token(thing.name) for thing in s.things))
 name = scene.things[0].name
 ids = told(scene, name, f"Yes, there is {a(name)}.")
 print(tokenizer.decode(ids))
@@ -183,6 +184,7 @@ likeliest = lens.max(-1)
 texts = plots.token_pieces(tokenizer, ids)
 first = len(ids) - 13
 table = [plots.token_pieces(tokenizer, likeliest.indices[:, position].tolist()) for position in range(first, len(ids) - 1)]
+table = [["(itself)" if says == read else says for says in row] for read, row in zip(texts[first:], table)]
 plots.table(
     likeliest.values[:, first:-1].T,
     texts=table,
@@ -221,7 +223,6 @@ def attention_weights(ids):
     return torch.stack(weights)
 
 
-scenes = [sample_scene(seed, "val") for seed in range(200)]
 once = [(s, n) for s in scenes for n in [s.things[0].name] if is_one_token(n) and [t.name for t in s.things].count(n) == 1][:24]
 looks = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
 for scene_, name_ in once:
@@ -247,6 +248,7 @@ for asked_for in (name, absent):
     rows[f"the head looks from {asked_for!r}:"] = (plots.token_pieces(tokenizer, prompt), colours)
 plots.token_rows(
     rows,
+    letters=42,
     alt=f"Attention of the look-up head as shades. From {name!r} it goes to the same word above; {absent!r} is not above.",
 )
 
