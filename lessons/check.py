@@ -145,7 +145,8 @@ def _cause(status: int | None) -> str:
 
 def _end(process: subprocess.Popen, mark: str) -> None:
     """End the process, its group, and whatever left the group but bears the mark in its environment (Linux)."""
-    for _ in range(20):
+    deadline = time.monotonic() + 10  # a killed process takes a while to go where the machine is busy
+    while time.monotonic() < deadline:
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         others = list(_marked(mark))

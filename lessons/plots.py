@@ -26,7 +26,7 @@ LIGHT, LIGHT_BLUE, LIGHT_ORANGE = "#eeeeee", "#cfe3f5", "#fbdcc0"
 COLORS = (ORANGE, BLUE, GREEN, RED, GREY)
 SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#ffffff", "#fbdcc0", ORANGE, "#6b2a00"])  # nothing .. much
 DIVERGING = LinearSegmentedColormap.from_list("diverging", [BLUE, "#ffffff", ORANGE])  # negative .. zero .. positive
-WIDTH, DPI, LARGE = 6.4, 130, 80_000  # inches, dots per inch, bytes from which a picture gets a palette
+WIDTH, DPI, LARGE = 6.4, 130, 45_000  # inches, dots per inch, bytes from which a picture gets a palette
 CAT = Path(__file__).resolve().parent / "images" / "cat.png"
 
 matplotlib.rcParams.update(

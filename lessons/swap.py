@@ -212,7 +212,5 @@ def _guarded(part, file: str):
 
     if not isinstance(part, type):
         return guard(part)
-    for name in ("__init__", "forward"):
-        if name in vars(part):
-            setattr(part, name, guard(vars(part)[name]))
-    return part
+    own = {name: guard(getattr(part, name)) for name in ("__init__", "forward") if name in vars(part)}
+    return type(part.__name__, (part,), own)  # the class itself stays as it is

@@ -24,7 +24,7 @@ from lessons import plots
 
 q = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])  # (T, D)
 k = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])  # (S, D)
-v = torch.tensor([[10.0, 0.0], [20.0, 0.0], [30.0, 0.0]])  # (S, D)
+v = torch.tensor([[10.0, 0.0], [0.0, 20.0], [30.0, 0.0]])  # (S, D)
 
 scores = q @ k.T / math.sqrt(2)  # (T, S)
 weights = scores.softmax(-1)  # each row sums to 1
@@ -34,7 +34,8 @@ print("what each takes home\n", (weights @ v).numpy().round(1))
 
 # %% [markdown]
 # Follow the first row. Its query is (2, 0). The keys of rows 0 and 2 are (2, 0) as well, so each of them gets almost half of the weight. It takes
-# home nearly the mean of their values, 10 and 30. The softmax turns any scores into weights that are positive and sum to 1.
+# home nearly the mean of their values, (10, 0) and (30, 0). The second row asks for the other key and takes home most of (0, 20). The third cannot
+# decide. The softmax turns any scores into weights that are positive and sum to 1.
 #
 # That is all of it: **softmax(q kᵀ / √D) v**, from *Attention Is All You Need* ([arXiv 1706.03762](https://arxiv.org/abs/1706.03762)).
 #

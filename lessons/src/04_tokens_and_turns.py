@@ -54,6 +54,7 @@ sentence = "There is a hamburger and a cake."
 rows = {count: pieces(sentence, with_first_merges(count)) for count in (0, 60, 250, 400, len(merges))}
 plots.token_rows(
     {f"after {count} merges: {len(row)} tokens": (row, plots.alternating(len(row))) for count, row in rows.items()},
+    letters=42,
     alt=f"The sentence '{sentence}' is {len(rows[0])} characters before the first merge and {len(rows[len(merges)])} tokens after the last.",
 )
 
@@ -69,7 +70,8 @@ for text in ("a hamburger", "a Hamburger", "12 hamburgers", "a xylophone", "🐱
 # %% [markdown]
 # To the model, "hamburger" and "Hamburger" share nothing: each token has a vector of its own, and that the two mean the same must be learnt. Digits
 # are split on purpose, one token each, as in LLaMA ([arXiv 2302.13971](https://arxiv.org/abs/2302.13971), section 2.1). The cat emoji is four bytes
-# in UTF-8, so it is four tokens. 256 entries of the list are the bytes, which is why there is no text that cannot be written.
+# in UTF-8, so it is four tokens (and one for the space before it). 256 entries of the list are the bytes, which is why there is no text that cannot
+# be written.
 #
 # **Your turn.** `lessons/exercises/e04_bpe.py` asks for the loop that joins the pieces of a word. Write it, then run this cell. (As long as it is
 # not written, the cell says so, and the lesson goes on.)
@@ -138,7 +140,7 @@ def with_pay(encoded):
 
 
 plots.token_rows(
-    {"": with_pay(encoded)}, alt="A conversation in tokens. Only the assistant's two answers and the end token after each are in orange."
+    {"": with_pay(encoded)}, letters=42, alt="A conversation in tokens. Only the assistant's two answers and the end token after each are in orange."
 )
 
 # %% [markdown]
@@ -197,7 +199,9 @@ texts = plots.token_pieces(processor.tokenizer, sample.input_ids)
 colours = [plots.shade(next(loss_of) / losses.max()) if label >= 0 else plots.LIGHT for label in sample.labels]
 start = sample.input_ids.index(processor.tokenizer.image_id) + 49
 plots.token_rows(
-    {"": (texts[start:], colours[start:])}, alt="The tokens of four questions and answers; each answer token is darker, the larger its loss."
+    {"": (texts[start:], colours[start:])},
+    letters=42,
+    alt="The tokens of four questions and answers; each answer token is darker, the larger its loss.",
 )
 by_cost = losses.sort(descending=True)
 costliest = plots.token_pieces(processor.tokenizer, targets[by_cost.indices[:6]].tolist())
@@ -239,6 +243,7 @@ plots.token_rows(
         name: (plots.token_pieces(tokenizer, ids), [plots.RED if i in controls else plots.LIGHT for i in ids])
         for name, ids in (("an ordinary tokenizer", ordinary), ("ours", ours))
     },
+    letters=42,
     alt="The same typed text twice. An ordinary tokenizer turns the typed end sign into the control token, ours into ordinary characters.",
 )
 

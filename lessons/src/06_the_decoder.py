@@ -49,7 +49,8 @@ def told(scene, name, answer=""):
     return encode(tokenizer, "llava_hf", turns, add_generation_prompt=not answer).input_ids
 
 
-scene = next(s for s in map(lambda seed: sample_scene(seed, "val"), range(100)) if len(s.things) == 3 and all(is_one_token(t.name) for t in s.things))
+scenes = [sample_scene(seed, "val") for seed in range(200)]
+scene = next(s for s in scenes if len(s.things) == 3 and all(is_one_token(thing.name) for thing in s.things))
 name = scene.things[0].name
 ids = told(scene, name, f"Yes, there is {a(name)}.")
 print(tokenizer.decode(ids))
@@ -183,6 +184,7 @@ likeliest = lens.max(-1)
 texts = plots.token_pieces(tokenizer, ids)
 first = len(ids) - 13
 table = [plots.token_pieces(tokenizer, likeliest.indices[:, position].tolist()) for position in range(first, len(ids) - 1)]
+table = [["(itself)" if says == read else says for says in row] for read, row in zip(texts[first:], table)]
 plots.table(
     likeliest.values[:, first:-1].T,
     texts=table,
@@ -221,7 +223,6 @@ def attention_weights(ids):
     return torch.stack(weights)
 
 
-scenes = [sample_scene(seed, "val") for seed in range(200)]
 once = [(s, n) for s in scenes for n in [s.things[0].name] if is_one_token(n) and [t.name for t in s.things].count(n) == 1][:24]
 looks = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
 for scene_, name_ in once:
@@ -247,12 +248,14 @@ for asked_for in (name, absent):
     rows[f"the head looks from {asked_for!r}:"] = (plots.token_pieces(tokenizer, prompt), colours)
 plots.token_rows(
     rows,
+    letters=42,
     alt=f"Attention of the look-up head as shades. From {name!r} it goes to the same word above; {absent!r} is not above.",
 )
 
 # %% [markdown]
-# The weights of a softmax sum to 1, so a head that finds nothing must look somewhere. Heads learn to leave such attention where it does no harm,
-# very often on the first token: an *attention sink* ([arXiv 2309.17453](https://arxiv.org/abs/2309.17453)).
+# The weights of a softmax sum to 1, so a head that finds nothing must look somewhere. Heads learn to leave such attention where it does no harm:
+# ours on words that stand there in any case, heads of large models very often on the first token, an *attention sink* ([arXiv
+# 2309.17453](https://arxiv.org/abs/2309.17453)).
 #
 # That it looks is one thing; that the answer depends on it is another. The test is to switch it off. A head writes into the stream through its D
 # columns of `o_proj`: set them to 0, and what it fetched is lost, while everything else stays.
@@ -313,11 +316,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Of 20 heads one does the looking-up, and no other can stand in for it. In larger models the work is spread over more heads, but heads of this kind
-# were found in all of them: *duplicate token heads*, which look at an earlier copy of their own word ([arXiv
-# 2211.00593](https://arxiv.org/abs/2211.00593)), and *induction heads*, which look at what came after it ([arXiv
-# 2209.11895](https://arxiv.org/abs/2209.11895)). You have met ours in lesson 05: its slow pairs compare the words, and its quick pairs keep it from
-# looking at itself.
+# Of 20 heads one does the looking-up, and no other can stand in for it. (Another coloured cell on the right is a head that works on with what this
+# one found.) In larger models such work is shared by several heads, and such heads have been found there, too: *duplicate token heads*, which look
+# at an earlier copy of their own word ([arXiv 2211.00593](https://arxiv.org/abs/2211.00593)), and *induction heads*, which look at what came after
+# it ([arXiv 2209.11895](https://arxiv.org/abs/2209.11895)). You have met ours in lesson 05: its slow pairs compare the words, and its quick pairs
+# keep it from looking at itself.
 #
 # This is what LLaVA lives on. In lesson 07 patches take the place of the words above, and "Is there a cat?" is answered by looking for "cat" among
 # 49 of them.
