@@ -27,17 +27,16 @@ from minillava.files import write_atomically
 LESSONS = Path(__file__).resolve().parent
 ROOT = LESSONS.parent
 MAX_KB, MAX_SECONDS = 600, 90
-REPOSITORY = "https://github.com/minillava/minillava"
-SETUP = f"""\
-# In Colab this fetches the project. At home it only goes to the project's folder.
+SETUP = """\
+# In Colab, clone or upload the project to /content/minillava first; this cell installs what it needs. At home it only goes to the project's folder.
 import os
 import subprocess
 import sys
 
 if "google.colab" in sys.modules:
     if not os.path.exists("/content/minillava"):
-        subprocess.run("git clone --quiet --depth 1 {REPOSITORY} /content/minillava", shell=True, check=True)
-        subprocess.run("pip install --quiet -r /content/minillava/requirements.txt", shell=True, check=True)
+        raise SystemExit("Clone or upload the project to /content/minillava, then run this cell again.")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", "/content/minillava/requirements.txt"], check=True)
     os.chdir("/content/minillava")
 elif os.path.basename(os.getcwd()) == "lessons":
     os.chdir("..")
