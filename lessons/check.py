@@ -145,15 +145,15 @@ def _cause(status: int | None) -> str:
 
 def _end(process: subprocess.Popen, mark: str) -> None:
     """End the process, its group, and whatever left the group but bears the mark in its environment (Linux)."""
-    deadline = time.monotonic() + 10  # a killed process takes a while to go where the machine is busy
+    killed, deadline = set(), time.monotonic() + 10  # a killed process takes a while to go where the machine is busy
     while time.monotonic() < deadline:
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
-        others = list(_marked(mark))
-        for pid in others:
+        for pid in _marked(mark):
+            killed.add(pid)
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        if process.poll() is not None and not others:
+        if process.poll() is not None and not any(map(_runs, killed)):
             break
         time.sleep(0.02)
     with suppress(subprocess.TimeoutExpired):
@@ -163,9 +163,16 @@ def _end(process: subprocess.Popen, mark: str) -> None:
 def _marked(mark: str) -> Iterator[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state not in "ZX" and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+            if _runs(int(folder.name)) and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
                 yield int(folder.name)
+
+
+def _runs(pid: int) -> bool:
+    """Is there such a process, and is it more than a zombie?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------------- inside of it

@@ -11,7 +11,7 @@ import torch
 
 import chat
 from lessons import mutate, swap, trials
-from lessons.check import FILES, ROOT, examine_file, report
+from lessons.check import FILES, ROOT, _runs, examine_file, report
 from lessons.examine import examine
 from lessons.mistakes import MISTAKES
 from lessons.solutions import solution
@@ -240,14 +240,7 @@ def test_a_file_that_misbehaves_ends_in_one_sentence_and_leaves_nothing(tmp_path
     (line,) = [line for line in examine_file("rms_norm", file, 2 if "in time" in BAD[text] else 60) if line["text"]]
     assert not line["ok"] and BAD[text] in line["text"] and "\n" not in line["text"]
     assert pid.exists() == (text == DAEMON)
-    assert not pid.exists() or not running(int(pid.read_text()))
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    assert not pid.exists() or not _runs(int(pid.read_text()))
 
 
 def test_a_check_from_start_to_end(tmp_path, capfd):

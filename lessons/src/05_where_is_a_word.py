@@ -42,7 +42,7 @@ print(f"loss without positions  {mean_loss():.2f}")
 language_model.frequencies = frequencies
 
 # %% [markdown]
-# (A loss of 0.3 means that the right token had a probability of e^-0.3 = 74%, in the geometric mean; at 3 it is 5%.)
+# (A loss of 0.2 means that the right token had a probability of e^-0.2 = 82%, in the geometric mean; at 3 it is 5%.)
 #
 # The vision tower has a learnt vector for each of its positions, and adds it to the patch (lesson 01). The first transformers did so with words,
 # too. That has two weak points. A text that is longer than the list of vectors has no positions. And "the word just before me" has to be learnt
@@ -88,8 +88,8 @@ plots.show(
 # and position 7 look alike. The later pairs are hands for minutes, hours and days: they say whether something is near or far, but not whether it is
 # the next word or the one after. Together, they name every position.
 #
-# **Predict a number.** The slowest hand is pair 31. After how many positions has it been round once? Guess, then run the cell. (Only the order of
-# magnitude counts.)
+# **Predict a number.** The slowest hand is pair 31. After how many positions has it been round once? Guess the order of magnitude, then look at the
+# last entry of `positions_for_one_turn`.
 
 # %%
 positions_for_one_turn = 2 * torch.pi / frequencies
@@ -180,10 +180,10 @@ plots.show(
 )
 
 # %% [markdown]
-# Read it from right to left. Whether the word stands 10 tokens back or 100, the same name scores about ten more than another, and softmax makes of
-# that a factor of e^10. This head *finds the same word again*, wherever it is: no preference for the near ones. But look at the left end. At
-# distance 0, where every word meets itself, the score falls. A word is always the same as itself, and a head that is to answer "did this word stand
-# **above**?" must not be content with that.
+# Read it from right to left. Whether the word stands 10 tokens back or 100, the same name scores ten more than another, or above, and softmax makes
+# of ten a factor of e^10, about 22,000. This head *finds the same word again*, wherever it is: no preference for the near ones. But look at the
+# left end. At distance 0, where every word meets itself, the score falls. A word is always the same as itself, and a head that is to answer "did
+# this word stand **above**?" must not be content with that.
 #
 # How can one product ask for both, the same word and not here? The pairs share the work:
 
