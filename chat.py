@@ -105,7 +105,7 @@ def converse(conversation: Conversation) -> int:
         print("Ask a question; /help lists the commands.")
     while True:
         try:
-            line = next_line("> " if terminal else "")
+            line = next_line(terminal)
             if line is None or line == "/quit":
                 break
             obey(conversation, line)
@@ -121,12 +121,13 @@ def converse(conversation: Conversation) -> int:
     return status
 
 
-def next_line(prompt: str) -> str | None:
+def next_line(terminal: bool) -> str | None:
     """What is typed, or None at the end."""
     try:
-        return input(prompt).strip()
+        line = input("> ") + "\n" if terminal else sys.stdin.readline()
     except (EOFError, OSError):  # the latter: a stdin that can only be written to
         return None
+    return line.strip() if line else None
 
 
 def obey(conversation: Conversation, line: str) -> None:

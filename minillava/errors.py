@@ -35,7 +35,10 @@ def run(main: Callable[[], object], program: str) -> int:
     """Call `main()` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 141 for a closed pipe, 1 for an output that is full."""
     _open_closed_streams()
     try:
-        status = main()
+        try:
+            status = main()
+        except SystemExit as leaving:  # --help
+            status = leaving.code
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except UserError as error:

@@ -162,7 +162,7 @@ def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:
 
 
 def _expect_number(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:  # beyond, an int does not fit
         raise UserError(f"config.json: {name} must be a positive number, not {value!r}")
 
 

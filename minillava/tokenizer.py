@@ -41,7 +41,9 @@ class Tokenizer:
         try:
             self._official = tokenizers.Tokenizer.from_str(json.dumps(spec))
             self._build()
-        except Exception as error:  # the library raises bare Exception for whatever it cannot read
+        except BaseException as error:  # the library raises bare Exception for what it cannot read, and panics where it does not look first
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise UserError(f"The tokenizer.json cannot be used: {' '.join(str(error).split())}.") from None
 
     def _build(self) -> None:

@@ -361,7 +361,7 @@ def shell(line: str, folder, **options):
         ("CHAT --sead 2>/dev/full", 2),
         ("CHAT 'what?' <&- >&- 2>&-", 1),
         ("echo /dance | CHAT 2>/dev/full", 2),
-        ("CHAT --help > /dev/full", 1),
+        ("env -u PYTHONUNBUFFERED CHAT --help > /dev/full", 1),
     ],
 )
 def test_closed_and_full_streams_are_quiet(folder, line, status):

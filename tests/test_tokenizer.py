@@ -254,3 +254,11 @@ def test_a_truncated_file(trained, tmp_path):
         Tokenizer.from_file(tmp_path)
     with pytest.raises(UserError, match="absent"):
         Tokenizer.from_file(tmp_path / "absent.json")
+
+
+def test_a_tokenizer_json_at_which_the_library_panics(tmp_path):
+    """Its post-processor names a token that it does not list."""
+    spec = Tokenizer.train(["a cat"] * 3, 300).spec
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**spec, "post_processor": {**spec["post_processor"], "special_tokens": {}}}))
+    with pytest.raises(UserError, match="cannot be used"):
+        Tokenizer.from_file(tmp_path)

@@ -314,6 +314,7 @@ MISTAKES = {
     "absurd width": (lambda f: edit_config(f, text_config__hidden_size=2**22 * 3), "config.json makes it"),
     "absurd vocabulary": (lambda f: edit_config(f, text_config__vocab_size=10**12), "vocab_size must be"),
     "absurd depth": (lambda f: edit_config(f, text_config__num_hidden_layers=10**9), "num_hidden_layers must be"),
+    "absurd epsilon": (lambda f: edit_config(f, text_config__rms_norm_eps=10**30), "rms_norm_eps must be a positive number"),
     "one layer more": (
         lambda f: edit_config(f, text_config__num_hidden_layers=3),
         r"lacks the tensor language_model.model.layers.2\S+ \(and 8 more\)",
