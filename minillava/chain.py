@@ -163,7 +163,7 @@ def page(report: dict) -> str:
     missed = "".join(f"The gate that {PUBLISHED[part]} missed: {report[part]['missed']}.\n" for part in what if report[part]["missed"])
     return f"""# Weights
 
-Everything here was made from nothing by one command, on two cores of a CPU ({processor_name()}), published on {date.today()}:
+Everything here was made from nothing on two cores of a CPU ({processor_name()}), published on {date.today()}. One command runs all of it:
 
 ```
 python -m minillava.pretrain all{" --ignore-gates" if missed else ""}
@@ -176,7 +176,7 @@ Files are bfloat16 safetensors in the layouts of the Hub: CLIPVisionModel, LLaMA
 |---|---|---|
 {folders}
 
-The chain's own commands, the first two side by side. It measures each part before it begins the next:
+It runs these commands, the first two side by side, and measures each part before it begins the next:
 
 ```
 {commands}

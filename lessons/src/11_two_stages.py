@@ -110,7 +110,7 @@ print(inspect.getsource(supervised_logits))
 from minillava.training import Batches, loss
 
 with torch.inference_mode():
-    batch = Batches(captions, processor, TrainConfig(stage=1, batch_size=32))[0]
+    batch = Batches(captions, processor, TrainConfig(stage=1, batch_size=32), new.config.text_config.max_position_embeddings)[0]
     print(f"the new projector: {loss(new, batch):.2f}      a model that knows nothing: {math.log(len(new.language_model.embed_tokens.weight)):.2f}")
     loss_after_stage_1 = loss(minillava.load("weights/tiny-stage1")[0], batch)
     print(f"after stage 1:     {loss_after_stage_1:.2f}")
