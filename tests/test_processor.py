@@ -218,7 +218,7 @@ def test_settings_that_change_pixels_are_followed(tokenizer, picture, tmp_path, 
     ours = Processor.from_folder(tmp_path, config(tokenizer), "v1")
     ours.save(tmp_path / "again")
     for processor in (ours, Processor.from_folder(tmp_path / "again", config(tokenizer))):
-        torch.testing.assert_close(processor.pixels(picture)["pixel_values"], expected.float(), rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(processor.image_inputs(picture)["pixel_values"], expected.float(), rtol=1e-5, atol=2e-6)
 
 
 def test_the_originals_way_with_pictures(tokenizer, tmp_path):

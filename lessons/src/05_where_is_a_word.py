@@ -218,6 +218,8 @@ plots.show(
 
 # %%
 from lessons.swap import replaced
+from minillava.data.facts import names_text
+from minillava.data.scenes import sample_scene
 
 
 def interleaved_rope(x, cos, sin):
@@ -228,16 +230,18 @@ def interleaved_rope(x, cos, sin):
 
 
 model, processor = minillava.load("weights/tiny", device="cpu", dtype="float32")
-questions = ("What is in the picture?", "How many objects are there?", "What color is the background?")
+scene = next(scene for scene in (sample_scene(seed, "val") for seed in range(100)) if len(scene.things) == 2)
+picture, questions = scene.render(), ("What is in the picture?", "How many objects are there?", "What color is the background?")
 
 
 def answers():
-    return [minillava.answer(model, processor, "lessons/images/cat.png", question, max_new_tokens=30) for question in questions]
+    return [minillava.answer(model, processor, picture, question, max_new_tokens=30) for question in questions]
 
 
 right, right_loss = answers(), mean_loss()
 with replaced({"minillava.language_model.apply_rope": interleaved_rope}):  # as the check puts your own functions in
     wrong, wrong_loss = answers(), mean_loss()
+print(f"A held-out picture: {names_text(thing.name for thing in scene.things)} on a {scene.color} background.\n")
 for question, one, other in zip(questions, right, wrong):
     print(f"{question}\n    right layout:  {one}\n    wrong layout:  {other}")
 print(f"loss on the told scenes: {right_loss:.2f} and {wrong_loss:.2f}")
