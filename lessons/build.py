@@ -85,7 +85,13 @@ def read_source(source: Path):
 def run(notebook) -> tuple[float, str]:
     """Run all cells in the repository's root. Returns the seconds and what went to stderr, which is not kept."""
     began, cpu = time.monotonic(), _children_seconds()
-    client = NotebookClient(notebook, startup_timeout=600, timeout=20 * MAX_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    client = NotebookClient(
+        notebook,
+        startup_timeout=600,  # of the kernel, on a busy machine
+        timeout=20 * MAX_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT)}},
+    )
     client.startup_timeout = 20 * MAX_SECONDS  # the machine may be busy
     client.extra_arguments = ["--log-level=ERROR"]
     client.execute()
