@@ -20,7 +20,7 @@ from minillava.files import write_atomically
 from minillava.kv_cache import KVCache
 from minillava.weights import ROOT
 
-PICTURE, QUESTION = ROOT / "lessons" / "images" / "cat.png", "What is in the picture?"
+PICTURE, QUESTION = ROOT / "lessons" / "images" / "cat.png", "Is there a cat?"
 BLUE, ORANGE, GREEN, GREY = "#d6e6f5", "#fbe3cc", "#dcefd8", "#f2f2f2"
 
 
