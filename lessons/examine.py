@@ -18,7 +18,8 @@ from torch import Tensor
 from lessons.mistakes import MISTAKES
 from lessons.solutions import solution
 from lessons.swap import describe, short
-from lessons.trials import TRIALS, Case, Raises, WrongWeights
+from lessons.trials import TRIALS
+from lessons.trials.base import Case, Raises, WrongWeights
 
 STEPS = ("runs, and has the shape", "equals the definition", "its properties hold", "the whole model runs on it")
 

@@ -42,7 +42,7 @@ TINY = dict(optimizer="muon", weight_decay=0.05)
 STAGES = {
     1: Stage(("projector.",), dict(TINY, out="runs/stage1", max_steps=300, batch_size=32, learning_rate=4e-3, save_every=100)),
     2: Stage(
-        ("projector.", "language_model."), dict(TINY, out="runs/stage2", max_steps=1900, batch_size=8, learning_rate=1.5e-3, save_every=250)
+        ("projector.", "language_model."), dict(TINY, out="runs/stage2", max_steps=2800, batch_size=16, learning_rate=1.5e-3, save_every=200)
     ),
 }
 

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 import chat
-from lessons import mutate, swap, trials
+from lessons import mutate, swap
 from lessons.check import FILES, ROOT, _runs, examine_file, report
 from lessons.examine import examine
 from lessons.mistakes import MISTAKES
 from lessons.solutions import solution
+from lessons.trials import TRIALS
+from lessons.trials.e07_merge import TextOnly
+from lessons.trials.e11_trainable import small_llava
 from lessons.whole import CAT, QUESTION, TINY, product, quiet, run_training, whole_model
 from minillava import language_model, loop, pretrain, training, vision
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
@@ -43,8 +46,8 @@ def solution_file(folder: Path, key: str) -> Path:
 
 # ---------------------------------------------------------------------------------------------------------------- the stubs
 def test_every_exercise_has_its_trial_and_its_mistakes():
-    assert list(trials.TRIALS) and set(trials.TRIALS) == set(KEYS) == set(MISTAKES)
-    assert {key: FILES[key].name for key in KEYS} == {key: trial.file for key, trial in trials.TRIALS.items()}
+    assert KEYS and set(TRIALS) == set(KEYS) == set(MISTAKES)
+    assert {key: FILES[key].stem for key in KEYS} == {key: trial.__name__.rpartition(".")[2] for key, trial in TRIALS.items()}
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -58,9 +61,9 @@ def test_a_stub_has_one_docstring_and_says_what_it_replaces(key):
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_worked_example_is_true_of_the_solution(key):
-    names = {"torch": torch, "math": math, "model": trials.TextOnly() if key == "merge" else trials.small_llava(), "KVCache": KVCache}
+    names = {"torch": torch, "math": math, "model": TextOnly() if key == "merge" else small_llava(), "KVCache": KVCache}
     names |= {"TextConfig": TextConfig, "VisionConfig": VisionConfig, "LlavaConfig": LlavaConfig, "LoopConfig": loop.LoopConfig}
-    names |= {"language_model": trials.small_llava().language_model}
+    names |= {"language_model": small_llava().language_model}
     names |= {swap.short(target): part for target, part in solution(key).items()}
     text = ast.get_docstring(ast.parse(FILES[key].read_text(encoding="utf-8")))
     example = doctest.DocTestParser().get_doctest(text.partition("About")[0], names, key, None, 0)

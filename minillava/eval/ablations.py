@@ -2,7 +2,7 @@
 
     python -m minillava.eval.ablations --out lessons/ablations.json
 
-They are far too short for a good model (20 minutes in all on one core), but long enough for the differences that matter. A row that is in the file
+They are far too short for a good model (half an hour in all on one core), but long enough for the differences that matter. A row that is in the file
 already is not run again. The paper's own ablations are in section 5 of arXiv 2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744
 (projector).
 """
@@ -33,7 +33,7 @@ SCENES, PROBED = 50, 600
 
 def stage(number: int, out: Path, **changes) -> Path:
     """Run a stage of LLaVA's training with the tiny model's settings, shortened and changed."""
-    shortened = {1: dict(max_steps=80, batch_size=16, save_every=80), 2: dict(max_steps=80, save_every=80)}[number]
+    shortened = {1: dict(max_steps=100, save_every=100), 2: dict(max_steps=200, batch_size=8, save_every=200)}[number]
     train(TrainConfig(**{**STAGES[number].defaults, **shortened, **changes, "stage": number, "out": str(out)}))
     return out
 
@@ -47,7 +47,7 @@ def after_stage(folder: Path) -> Figures:
 
 
 def in_percent(scores: Figures, kinds: tuple[str, ...]) -> Figures:
-    names = {"list": "naming F1", "existence": "existence", "count_of": "how many Xs", "color": "colour"}
+    names = {"list": "naming F1", "existence": "existence", "count_of": "how many Xs"}
     return {names[kind]: round(100 * scores[kind], 1) for kind in kinds}
 
 
