@@ -281,18 +281,26 @@ plots.bars(
 # And ours, small enough to be repeated on a laptop (`python -m minillava.eval.ablations`):
 
 # %%
-path = Path("lessons/ablations.json")
-if path.exists():
-    rows = json.loads(path.read_text())["rows"]
-    figures = list(dict.fromkeys(figure for row in rows for figure in row["figures"]))
-    width = max(len(row["name"]) for row in rows)
-    print(" " * width, *(f"{figure:>12}" for figure in figures))
-    for row in rows:
-        print(f"{row['name']:{width}}", *(f"{row['figures'].get(figure, math.nan):12.1f}" for figure in figures))
-else:
-    print("lessons/ablations.json is not there: run python -m minillava.eval.ablations --out lessons/ablations.json")
+rows = json.loads(Path("lessons/ablations.json").read_text())["rows"]
+figures = list(dict.fromkeys(figure for row in rows for figure in row["figures"]))
+width = max(len(row["name"]) for row in rows)
+print(" " * width, *(f"{figure:>13}" for figure in figures))
+for row in rows:
+    print(f"{row['name']:{width}}", *(f"{row['figures'].get(figure, ''):>13}" for figure in figures))
 
 # %% [markdown]
+# Compare rows of the same kind:
+#
+# - **No stage 1**: after the same 200 steps of stage 2, the model that skipped stage 1 names almost nothing. Yes and no, which are half right by
+#   chance, do not show it.
+# - **AdamW in place of Muon**: after 100 steps the projector names half as much, and has lost more of the places.
+# - **A linear projector** keeps more of name, row and column for a probe, but the frozen language model makes less of it. What a probe finds is not
+#   yet in the language model's words.
+# - **Layer -1 in place of -2**: no difference here, where the paper found one. CLIP's last layer is made for its one pooled vector. Our tower was
+#   trained on its patches (lesson 03), so its last layer is as good as the one before.
+# - **Positions that start as waves**: in the same 80 steps the tower knows where its patches are. Names need longer than that with either start.
+# - **The look-up lesson**: with it, "is there a cat?" is answered from the text above. Without it, by chance.
+#
 # Read such a table with care. These are short trainings, one run each. A difference of a few points can be luck; run one row again with another
 # `--seed` before you believe it.
 #
