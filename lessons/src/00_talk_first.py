@@ -20,7 +20,7 @@ import minillava
 from lessons import plots
 
 cat = Image.open("lessons/images/cat.png").convert("RGB")
-plots.picture_row([cat], alt="A hamburger, a cat, a birthday cake and an ambulance on a red background with dots.", columns=2)
+plots.picture_row([cat], alt="A tulip, a canoe and a cat on a cloudy pink background.", columns=2)
 
 # %%
 model, processor = minillava.load("weights/tiny", device="cpu", dtype="float32")
@@ -157,7 +157,7 @@ for letter, (case, answer) in zip("abc", some):
     print(f"{letter}  {case.question.text}\n   it says  {answer}\n   true is  {case.question.answer}\n")
 
 # %% [markdown]
-# Are the mistakes of one kind? Counting what is crowded, and telling places, are harder than colours; they are for the large models, too.
+# Are the mistakes of one kind? Counting what is crowded, and telling places and relations, are harder than colours; they are for the large models, too.
 #
 # And here are pictures that do not belong to its world at all: nothing, a circle, and noise. What does it say that they show?
 

@@ -208,12 +208,12 @@ plots.bars(
 with torch.inference_mode():
     similar = F.normalize(patches[0], dim=-1) @ F.normalize(texts, dim=-1).T  # (P, N)
     fits = (log_scale.exp() * similar).softmax(0)
-shown_phrases = ["a cat", "a hamburger", "an ambulance", "a birthday cake"]
+shown_phrases = ["a cat", "a canoe", "a tulip", "a dog"]
 plots.heat_row(
     cat,
     [fits[:, phrases.index(phrase)].view(7, 7) for phrase in shown_phrases],
     shown_phrases,
-    alt="Four times the cat picture in grey, with the patches in orange that fit best: for a cat, a hamburger, an ambulance and a birthday cake.",
+    alt="Four times the cat picture in grey, with the patches in orange that fit best: for a cat, a canoe, a tulip and a dog, which is not there.",
 )
 
 # %% [markdown]

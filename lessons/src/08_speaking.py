@@ -230,7 +230,7 @@ for name, config, bytes_per_number, patches in (("LLaVA-1.5-7B", TextConfig(), 2
 #
 # ## 5. What it looked at
 #
-# When the model is about to say "hamburger", is it looking at the hamburger? Attention weights tell where a head reads. There are many heads, and
+# When the model is about to say "tulip", is it looking at the tulip? Attention weights tell where a head reads. There are many heads, and
 # most of them do other things: they look at the word before, or at the question. So we first let the heads compete. On 24 scenes we put the
 # *right* answer into the model's mouth, and watch the position before each thing's name, where that name has to be found. How much of its weight
 # does each head put on the patches that the thing covers?
