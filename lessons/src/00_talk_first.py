@@ -157,7 +157,7 @@ for letter, (case, answer) in zip("abc", some):
     print(f"{letter}  {case.question.text}\n   it says  {answer}\n   true is  {case.question.answer}\n")
 
 # %% [markdown]
-# Are the mistakes of one kind? Counting what is crowded, and telling places and relations, are harder than colours; they are for the large models, too.
+# Are the mistakes of one kind? Counting what is crowded, and telling places and relations, are harder than colours. They are for large models, too.
 #
 # And here are pictures that do not belong to its world at all: nothing, a circle, and noise. What does it say that they show?
 
