@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from tqdm import tqdm
 
 from minillava.data.instruct.journal import Journal
-from minillava.data.instruct.teacher import Reply, Request, Teacher
+from minillava.data.instruct.teacher import Request, Teacher
 from minillava.errors import UserError
 
 CHARACTERS_A_TOKEN = 4  # of English text, roughly: for the estimate alone
@@ -33,13 +33,18 @@ def collect(requests: Sequence[Request], teacher: Teacher, journal: Journal, bud
     used, lock, halt = 0, threading.Lock(), threading.Event()
 
     def ask(request: Request) -> None:
+        if not halt.is_set():
+            try:
+                answer(request)
+            except BaseException:
+                halt.set()  # here, before this thread takes the next request
+                raise
+
+    def answer(request: Request) -> None:
         nonlocal used
-        with lock:
-            if halt.is_set():
-                return
-            if budget and used >= budget:
-                raise UserError(f"The budget of {budget} tokens is used up; all replies are kept: the same command with a larger --budget goes on.")
-        reply: Reply = teacher.write(request)
+        if budget and used >= budget:
+            raise UserError(f"The budget of {budget} tokens is used up; all replies are kept: the same command with a larger --budget goes on.")
+        reply = teacher.write(request)
         journal.add(request.key(teacher.name), reply)
         with lock:
             used += reply.prompt_tokens + reply.reply_tokens

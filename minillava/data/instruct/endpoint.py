@@ -5,6 +5,7 @@ teacher alone. What may mend itself (429, 5xx, time-outs, cut connections, repli
 which the endpoint's Retry-After sets or which doubles from try to try; what will not (a wrong key, an unknown model) ends the run in one sentence.
 """
 
+import math
 import os
 import random
 import threading
@@ -115,6 +116,7 @@ def _message(error) -> str:
 def _retry_after(headers) -> float | None:
     """Seconds; a date or nonsense counts as not given."""
     try:
-        return max(0.0, float(headers.get("retry-after")))
+        seconds = float(headers.get("retry-after"))
     except (TypeError, ValueError):
         return None
+    return seconds if 0 <= seconds < math.inf else None

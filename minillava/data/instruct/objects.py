@@ -2,7 +2,7 @@
 
 The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. A word is vouched for by any word of its own
 class in the captions or among the boxes: "man" by "person". What is denied ("there is no dog") is not claimed. Words outside the vocabulary are
-not judged, which costs recall; words with a second meaning ("orange", "watch") are left out, which costs recall, too, but spares false alarms.
+not judged, which costs recall; words with a second meaning (AMBIGUOUS) are left out, which costs recall, too, but spares false alarms.
 `python -m minillava.data.instruct planted --source SOURCE` measures precision and recall on planted objects.
 """
 
@@ -94,7 +94,7 @@ _TWO_WORDS = re.compile(
     "traffic light|fire hydrant|stop sign|parking meter|baseball bat|baseball glove|tennis racket|wine glass|hot dog|potted plant|dining table|"
     "computer mouse|cell phone|teddy bear|hair drier|hair dryer"
 )
-AMBIGUOUS = {"orange", "cap", "coat", "bear", "fish", "duck", "cab", "mouse", "plane", "drum"}  # also verbs, materials or parts of other names
+AMBIGUOUS = {"people", "cap", "coat", "bear", "fish", "duck", "cab", "mouse", "plane", "drum"}  # also verbs, parts of other names, or anyone at all
 _DENIAL = re.compile(r"\b(no|not|none|never|without|nor|neither|absent|lacks?|isn't|aren't|doesn't|don't)\b", re.I)
 
 

@@ -13,9 +13,7 @@ from minillava.data.records import picture_name, read_turns
 from minillava.errors import UserError
 
 _DESCRIBE = re.compile(r"\b(descri(be|bing|ption)|explain (the )?(visual|various)|analy[sz]e|what is this photo|what's happening|go through)", re.I)
-_FIRST_WORDS = (
-    "what", "which", "how many", "how", "where", "why", "who", "when", "is", "are", "can", "could", "do", "does", "describe", "would", "in which"
-)  # fmt: skip
+_TWO_WORDS = ("how many", "in which")
 
 
 @dataclass
@@ -44,9 +42,9 @@ def kind_of(record: dict, turns: list[tuple[str, str]]) -> str:
 
 
 def opening(question: str) -> str:
-    """The first words that tell what is asked."""
-    text = question.replace("<image>", "").strip().lower()
-    return next((words for words in sorted(_FIRST_WORDS, key=len, reverse=True) if re.match(words + r"\b", text)), "other")
+    """The first word of a question, lower case; two where one does not tell what is asked."""
+    words = re.findall(r"[\w']+", question.replace("<image>", "").lower())[:2]
+    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0] if words else "nothing"
 
 
 def count(records: list[dict]) -> Stats:
