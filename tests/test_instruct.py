@@ -14,7 +14,7 @@ from minillava.data.answers import names_in, parse_answer
 from minillava.data.dataset import JsonSamples
 from minillava.data.instruct import __main__ as command
 from minillava.data.instruct import report, stats
-from minillava.data.instruct.collect import collect
+from minillava.data.instruct.collect import collect, missing
 from minillava.data.instruct.context import KINDS, symbolic_context
 from minillava.data.instruct.filters import REASONS, judge
 from minillava.data.instruct.generate import assemble, expand, make_requests
@@ -321,13 +321,12 @@ def test_a_broken_journal_is_named(tmp_path):
         Journal(tmp_path)
 
 
-def test_an_edited_prompt_is_asked_for_anew(tmp_path):
+def test_another_prompt_or_seed_is_asked_for_anew(tmp_path):
     picture, journal = scene_picture(3), Journal(tmp_path / "j")
-    for prompts in (PROMPTS, replace(PROMPTS, shots=1)):
+    for prompts, seed in ((PROMPTS, 0), (replace(PROMPTS, shots=1), 0), (PROMPTS, 1)):
         for _ in range(2):
-            wanted = make_requests([picture], ["detail"], prompts, 0)
-            collect([request for request in wanted if request.key("rules") not in journal.replies], RuleTeacher(), journal)
-    assert len((tmp_path / "j").read_text().splitlines()) == 2
+            collect(missing(make_requests([picture], ["detail"], prompts, seed), RuleTeacher(), journal), RuleTeacher(), journal)
+    assert len((tmp_path / "j").read_text().splitlines()) == 3
 
 
 def test_a_faulty_teacher_ends_the_run_and_starts_nothing_new(tmp_path):
@@ -424,7 +423,7 @@ def test_stats_of_published_forms(capsys, tmp_path):
 
     long = "Because the man is tired and the day was long."
     records = [
-        record("coco/train2017/1.jpg", "<image>\nWhat is it?", "It is a very big dog there.", "How many are there?", "There are two dogs on the sand."),
+        record("coco/train2017/1.jpg", "<image>\nWhat is?", "It is a very big dog there.", "How many are there?", "There are two dogs on the ice."),
         record("coco/train2017/2.jpg", "Describe the following image.\n<image>", long),
         record("coco/train2017/3.jpg", "<image>\nWhy does he rest?", long),
         record("gqa/images/4.jpg", "<image>\nIs it red?\nAnswer the question using a single word or phrase.", "No"),

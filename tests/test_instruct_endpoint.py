@@ -177,6 +177,14 @@ def test_a_fault_that_does_not_mend_is_told_at_once(server, status):
     assert len(server.asked) == 1
 
 
+def test_a_wrong_key_leaves_nothing_behind(server, tmp_path):
+    server.script = [(401, {}, {"error": {"message": "Incorrect API key provided."}})] * 9
+    source, out = write_source(tmp_path), tmp_path / "out" / "data.json"
+    with pytest.raises(UserError, match="401"):
+        command.main(["--source", str(source), "--teacher", "openai", "--kind", "conversation", "--concurrency", "1", "--out", str(out)])
+    assert len(server.asked) == 1 and not list(out.parent.glob("*"))
+
+
 def test_truncated_and_empty_replies_are_replies(server):
     server.script = [(200, {}, completion("half a", "length")), (200, {}, completion(None)), (200, {}, {**completion(), "usage": None})]
     replies = [teacher().write(requests()[0]) for _ in range(3)]

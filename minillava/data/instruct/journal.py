@@ -52,4 +52,7 @@ class Journal:
             self.replies[key] = reply
 
     def close(self) -> None:
+        """Close the file, and remove it if no reply has come."""
         self.file.close()
+        if not self.replies:
+            self.path.unlink(missing_ok=True)
