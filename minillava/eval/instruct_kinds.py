@@ -135,10 +135,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="eval.instruct_kinds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/instruct_kinds", help="folder for the rows and their figures (default runs/instruct_kinds)")
     parser.add_argument("--weights", default="weights/tiny-stage1", help="the LLaVA to start from (default weights/tiny-stage1)")
-    parser.add_argument("--records", type=int, default=1200, help="records a training (default 1200)")
-    parser.add_argument("--steps", type=int, default=150, help="steps a training (default 150)")
+    parser.add_argument("--records", type=int, default=1440, help="records a training (default 1440)")
+    parser.add_argument("--steps", type=int, default=180, help="steps a training (default 180)")
     parser.add_argument("--batch-size", type=int, default=8, help="records a step (default 8)")
-    parser.add_argument("--questions", type=int, default=100, help="held-out questions an ability (default 100)")
+    parser.add_argument("--questions", type=int, default=200, help="held-out questions an ability (default 200)")
     flags = parser.parse_args(argv)
     for name in ("records", "steps", "batch_size", "questions"):
         if getattr(flags, name) < 1:

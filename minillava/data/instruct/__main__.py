@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from minillava.arguments import Parser
+from minillava.conversation import TEMPLATES
 from minillava.data.instruct import card, report, stats
 from minillava.data.instruct.collect import collect, estimate, missing
 from minillava.data.instruct.context import KINDS
@@ -48,6 +49,7 @@ def parser() -> Parser:
     flags.add_argument("--noun-phrases", action="store_true", help="kind simple: keep the captions that CC-595K's filter keeps")
     flags.add_argument("--prompts", default=str(FOLDER), help="folder of prompts, to use your own")
     flags.add_argument("--shots", type=int, default=3, help="worked examples in a prompt, at most (default 3)")
+    flags.add_argument("--template", default="", choices=("", *TEMPLATES), help="of a folder's model (default: the folder's own, or v1)")
     flags.add_argument("--images", help="folder of the pictures, for the contact sheet")
     flags.add_argument("--card", help="where the data set's card goes (default beside the data)")
     flags.add_argument("--seed", type=int, default=0, help="of the teacher's choices (default 0)")
@@ -118,7 +120,7 @@ def _teacher(flags: argparse.Namespace):
         return RuleTeacher()
     if flags.teacher == "openai":
         return from_environment(flags.temperature, flags.max_tokens, flags.concurrency, flags.timeout, flags.tries)
-    return OwnModel.from_folder(flags.teacher, temperature=flags.temperature, max_tokens=flags.max_tokens)
+    return OwnModel.from_folder(flags.teacher, flags.template, temperature=flags.temperature, max_tokens=flags.max_tokens)
 
 
 def _taught(flags: argparse.Namespace, requests: list[Request], prompts: Prompts) -> DataSet:

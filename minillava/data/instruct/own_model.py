@@ -31,16 +31,16 @@ class OwnModel:
     concurrency: int = 1
 
     @classmethod
-    def from_folder(cls, path: str, **settings) -> "OwnModel":
+    def from_folder(cls, path: str, template: str = "", **settings) -> "OwnModel":
         """The language model (of a LLaVA, too) in a folder; UserError where there is none."""
         folder = weights.find_folder(path)
         model = weights.load_language_model(folder)
-        template = find_template(folder_template(Path(folder), "v1"))
-        return cls(str(path), model, Tokenizer.from_file(folder), template, **settings)
+        found = find_template(template or folder_template(Path(folder), "v1"))
+        return cls(str(path), model, Tokenizer.from_file(folder), found, **settings)
 
     @property
     def name(self) -> str:
-        return f"{self.folder} temperature {self.temperature} max_tokens {self.max_tokens}"
+        return f"{self.folder} template {self.template.name} temperature {self.temperature} max_tokens {self.max_tokens}"
 
     def stop(self) -> None:
         """Nothing waits: the reply under way is finished."""
