@@ -33,7 +33,7 @@ def records(count: int, folder: str | Path, split: str = "train", start: int = 0
     for seed in range(start, start + count):
         scene, rng = sample_scene(seed, split), np.random.default_rng([SPLITS[split], seed, 1])
         about = {"id": f"{seed:06d}", "image": f"images/{seed:06d}.png"}
-        write_atomically(folder / about["image"], _png(scene.render()))
+        write_atomically(folder / about["image"], png(scene.render()))
         conversations.append({**about, "conversations": _conversation(scene, rng)})
         instances = [{"category": name, "bbox": [round(edge, 3) for edge in box]} for name, box in scene.boxes()]
         lines.append(json.dumps({**about, "captions": captions(scene, rng), "instances": instances}) + "\n")
@@ -48,7 +48,7 @@ def _conversation(scene: Scene, rng) -> list[dict[str, str]]:
     return [{"from": {"user": "human", "assistant": "gpt"}[speaker], "value": text} for speaker, text in turns]
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()
@@ -84,6 +84,6 @@ def main() -> None:
         if flags.out:
             records(flags.count, flags.out, flags.split, flags.start)
         if flags.preview:
-            write_atomically(flags.preview, _png(preview(flags.split, flags.start)))
+            write_atomically(flags.preview, png(preview(flags.split, flags.start)))
     except OSError as error:
         raise UserError(f"{error.filename or flags.out or flags.preview} cannot be written: {error.strerror}.") from None

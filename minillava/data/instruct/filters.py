@@ -1,0 +1,118 @@
+"""Which replies may stay, and why the others may not.
+
+`judge` gives the pairs that stay, and for every pair or reply that goes a reason out of REASONS. A conversation loses the bad pair alone, a
+description or a reasoning goes whole.
+"""
+
+import re
+from collections.abc import Sequence
+
+from minillava.data.instruct.objects import hallucinated
+from minillava.data.instruct.replies import Pair, parse_pairs, whole_pairs
+from minillava.data.instruct.teacher import Reply
+from minillava.data.scenes import COLORS
+
+REASONS = {
+    "empty": "the reply, a question or an answer is empty",
+    "refusal": "the teacher declines",
+    "cut off": "the reply ended at the limit of tokens",
+    "unparsable": "it is not in the form of questions and answers",
+    "control token": "it holds a token that a template or tokenizer gives a meaning",
+    "talks of its source": "it speaks of captions, boxes or coordinates, which no one sees in the picture",
+    "cannot be known": "the question asks what the context does not tell, or the answer says so",
+    "hallucinated object": "it names a thing that is neither in the captions nor among the boxes",
+    "too short": "fewer words than the kind needs",
+    "too long": "more words than the kind allows",
+    "duplicate": "the same question was asked before about the picture, or the same answer given",
+}
+WORDS = {"conversation": (1, 150), "detail": (12, 400), "reasoning": (10, 400), "simple": (2, 60)}  # least and most, of an answer
+
+_CONTROL = re.compile(r"<image>|</?s>|<\|[^|]*\|>|\[/?INST\]|<</?SYS>>|###|<unk>|<pad>|\b(USER|ASSISTANT|Human|Assistant):")
+_SOURCE = re.compile(
+    r"\b(captions?|bounding[ -]box(es)?|coordinates?|annotations?|(provided|given) (text|context|descriptions?|information|sentences?)"
+    r"|according to the (text|context|description|sentences?)"
+    r"|(the|these|those|its|their) box(es)? (shows?|tells?|says?|indicates?|suggests?|are given))\b|\[\s*[01]?\.\d+\s*,",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"^\W*(i'?m sorry|sorry,|i apologi[sz]e|unfortunately, i|as an? (ai|language model)"
+    r"|i (can(not|'t)|am (not able|unable)|'m (not able|unable))|i'm (not able|unable))",
+    re.IGNORECASE,
+)
+_IGNORANCE = re.compile(
+    r"\b((not|cannot|can't|impossible|difficult|hard|unable) (be )?(possible )?(to )?(be )?"
+    r"(determined?|told|tell|say|known?|specified|mentioned|stated|be sure)"
+    r"|(is|are|does|do)(n't| not) (mention|specif|state|provide|clear|given)\w*|unknown|no information)\b",
+    re.IGNORECASE,
+)
+_NEVER_SEEN = re.compile(
+    r"\b(name of (the|this) (man|woman|person|boy|girl|dog|cat|photographer|street|city|place|restaurant)"
+    r"|who (took|made|is taking) (the|this) (photo|picture|image)|when was (the|this) (photo|picture|image)|how old (is|are)"
+    r"|how much (does|did|do) .* cost|what (camera|lens)|outside (of )?the (picture|image|frame)|what happen(s|ed) (before|after)"
+    r"|what (is|are) .* thinking|what (year|date|day))\b",
+    re.IGNORECASE,
+)
+_COLOR_QUESTION = re.compile(r"\bcolou?rs?\b", re.I)
+_COLOR_WORDS = re.compile(r"\b(" + "|".join([*COLORS, "grey", "gold", "silver", "beige", "tan"]) + r")\b", re.I)
+
+
+def judge(reply: Reply, kind: str, context: str, question: str = "") -> tuple[list[Pair], list[tuple[str, str]]]:
+    """(pairs that stay, [(reason, text) that went]); `question` is what a description answers."""
+    text = reply.text.strip()
+    if not text:
+        return [], [("empty", "")]
+    if _REFUSAL.search(text):
+        return [], [("refusal", text)]
+    if reply.truncated and kind != "conversation":
+        return [], [("cut off", text)]
+    if kind in ("detail", "simple"):
+        pairs = [(question, text)]
+    else:
+        pairs = whole_pairs(text) if reply.truncated else parse_pairs(text)
+    if not pairs:
+        return [], [("cut off" if reply.truncated else "unparsable", text)]
+    if kind == "reasoning" and len(pairs) > 1:
+        return [], [("unparsable", text)]
+    kept, gone = _sift(pairs, kind, context)
+    return kept, gone + ([("cut off", text[-200:])] if reply.truncated else [])
+
+
+def _sift(pairs: Sequence[Pair], kind: str, context: str) -> tuple[list[Pair], list[tuple[str, str]]]:
+    kept, gone, asked = [], [], set()
+    for question, answer in pairs:
+        same = " ".join(re.findall(r"\w+", question.lower()))
+        reason = "duplicate" if same in asked else fault(question, answer, kind, context)
+        if reason:
+            gone.append((reason, f"{question} {answer}"))
+        else:
+            kept.append((question, answer))
+            asked.add(same)
+    return kept, gone
+
+
+def fault(question: str, answer: str, kind: str, context: str) -> str | None:
+    """The first of REASONS that holds of a pair, or None."""
+    words, (least, most) = len(answer.split()), WORDS[kind]
+    written = answer if kind in ("detail", "simple") else f"{question}\n{answer}"  # by the teacher; else the question is ours
+    if not question.strip() or not answer.strip():
+        return "empty"
+    for reason, holds in (
+        ("control token", _CONTROL.search(written)),
+        ("refusal", _REFUSAL.search(answer)),
+        ("talks of its source", _SOURCE.search(written)),
+        ("cannot be known", _NEVER_SEEN.search(question) or _IGNORANCE.search(answer) or _unseen_color(question, answer, context)),
+        ("hallucinated object", hallucinated(answer, context)),
+        ("too short", words < least),
+        ("too long", words > most),
+    ):
+        if holds:
+            return reason
+    return None
+
+
+def _unseen_color(question: str, answer: str, context: str) -> bool:
+    """Whether a question on colour is answered with one that the context does not name."""
+    if not _COLOR_QUESTION.search(question):
+        return False
+    named = {word.lower().replace("grey", "gray") for word in _COLOR_WORDS.findall(context)}
+    return any(word.lower().replace("grey", "gray") not in named for word in _COLOR_WORDS.findall(answer))
