@@ -478,7 +478,8 @@ def test_the_steps_of_the_rules_reasoning_are_right():
             assert NUMBERS.index(more) - NUMBERS.index(fewer) == NUMBERS.index(rest)
             differences += 1
         if pair := rules._walk(facts, rng):
-            way, one, rel, other = re.search(r"go (\w+), because the (.*) is (to the left of|to the right of|above|below) the (.*) in", pair[1]).groups()
+            relations = "to the left of|to the right of|above|below"
+            way, one, other = re.search(rf"go (\w+), because the (.*) is (?:{relations}) the (.*) in", pair[1]).groups()
             at = {thing.name: thing for thing in facts.single}
             x, y = at[other].x - at[one].x, at[other].y - at[one].y
             assert {"left": x < 0, "right": x > 0, "up": y < 0, "down": y > 0}[way]
