@@ -1,6 +1,7 @@
 """Instruction data: sources, contexts, prompts, filters, noun phrases, the journal, and data sets that a training can read."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 
 from minillava.data.answers import names_in, parse_answer
 from minillava.data.dataset import JsonSamples
+from minillava.data.facts import NUMBERS, Facts
 from minillava.data.instruct import __main__ as command
-from minillava.data.instruct import report, stats
+from minillava.data.instruct import report, rules, stats
 from minillava.data.instruct.collect import collect, missing
 from minillava.data.instruct.context import KINDS, symbolic_context
 from minillava.data.instruct.filters import REASONS, judge
@@ -28,6 +30,7 @@ from minillava.data.instruct.simple import frequent_captions, noun_phrases
 from minillava.data.instruct.sources import Picture, read_source, scene_picture
 from minillava.data.instruct.teacher import Reply
 from minillava.data.questions import questions
+from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 
 PROMPTS = Prompts()
@@ -463,3 +466,22 @@ def test_nothing_left_writes_nothing(tmp_path):
     with pytest.raises(UserError, match=r"Nothing is left to write: 1 replies, all left out \(control token 1\)"):
         command.main(["--source", str(tmp_path / "a.jsonl"), "--kind", "simple", "--out", str(tmp_path / "data.json")])
     assert not (tmp_path / "data.json").exists()
+
+
+def test_the_steps_of_the_rules_reasoning_are_right():
+    """Read back from the text: the difference of two counts, and the way from one thing to another, which its reason must bear out."""
+    differences = ways = 0
+    for seed in range(150):
+        facts, rng = Facts(sample_scene(seed)), np.random.default_rng(seed)
+        if pair := rules._difference(facts, rng):
+            more, fewer, rest = re.search(r"there are (\w+) .* and only (\w+) .* so there are (\w+) more", pair[1]).groups()
+            assert NUMBERS.index(more) - NUMBERS.index(fewer) == NUMBERS.index(rest)
+            differences += 1
+        if pair := rules._walk(facts, rng):
+            relations = "to the left of|to the right of|above|below"
+            way, one, other = re.search(rf"go (\w+), because the (.*) is (?:{relations}) the (.*) in", pair[1]).groups()
+            at = {thing.name: thing for thing in facts.single}
+            x, y = at[other].x - at[one].x, at[other].y - at[one].y
+            assert {"left": x < 0, "right": x > 0, "up": y < 0, "down": y > 0}[way]
+            ways += 1
+    assert differences > 10 and ways > 50
