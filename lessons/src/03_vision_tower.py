@@ -101,7 +101,7 @@ plots.picture_row(
 )
 
 # %% [markdown]
-# At layer 0 the colours follow the picture's own, and most of all the background. Going up, the three backgrounds become alike, red, grey or purple,
+# At layer 0 the colours follow the picture's own, and most of all the background. Going up, the three backgrounds become alike, pink, grey or purple,
 # and what stands out are the objects. Look at the four taxis: they stand in four places, two are cut up by the grid in another way than the others,
 # and yet they come out in much the same colour.
 #
