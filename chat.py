@@ -166,6 +166,7 @@ def parser() -> Parser:
     add("question", nargs="?", help="one question; the answer alone is printed")
     add("--image", action="append", help="the picture: a file or an http(s) URL")
     add("--weights", default="weights/tiny", help="a weights folder (default weights/tiny)")
+    add("--vision", help="the folder of the CLIP whose tower to take, for the original LLaVA-1.5, which holds none")
     add("--template", help=f"how turns are written: {', '.join(TEMPLATES)} (default: the folder's own)")
     add("--max-new-tokens", type=int, default=256, help="an answer ends after this many tokens (default 256)")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token always; higher is more varied (default 0)")
@@ -200,7 +201,7 @@ def talk(flags) -> None:
         raise UserError(f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image.")
     picture = open_image(flags.image[0]) if flags.image else None
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
-    model, processor = minillava.load(flags.weights, flags.device, flags.dtype, flags.attention, flags.template)
+    model, processor = minillava.load(flags.weights, flags.device, flags.dtype, flags.attention, flags.template, flags.vision)
     if flags.question is not None:
         show(minillava.stream(model, processor, processor(flags.question, picture), **options))
         return 0
