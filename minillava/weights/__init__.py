@@ -180,7 +180,7 @@ def find_folder(path: str | Path) -> Path:
             return _snapshot(folder)
     if Path(path).exists():
         raise UserError(f"{path} is a file; give the folder with config.json and model.safetensors that it lies in.")
-    hub = f"; to get it from the Hub: hf download {path} --local-dir {Path(path).name}" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
+    hub = f"; to get it from the Hub: python -m minillava.weights download {path}" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
     raise UserError(f"There is no weights folder {path}{hub}.")
 
 
