@@ -204,6 +204,31 @@ def write_config(config: LlavaConfig) -> dict:
     }
 
 
+def write_original_config(config: LlavaConfig, tower: str, pad: bool) -> dict:
+    """haotian-liu/LLaVA's config.json; `tower` is the path or name of the CLIP, `pad` says that pictures are padded to squares."""
+    text = config.text_config
+    old = {key: value for key, value in (text.rope_scaling or {}).items() if key != "rope_type"}
+    values = {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        **_llama_values(text),
+        "model_type": "llava",
+        "rope_scaling": {"type": text.rope_scaling["rope_type"], **old} if text.rope_scaling else None,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_projector_type": config.projector_type,
+        "mm_vision_tower": tower,
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_select_feature": "cls_patch" if config.vision_feature_select_strategy == "full" else "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad" if pad else "square",
+    }
+    del values["rope_parameters"]  # transformers 5's, which the original does not know
+    if config.image_grid_pinpoints:
+        pinpoints = [[width, height] for height, width in config.image_grid_pinpoints]
+        values |= {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad", "image_grid_pinpoints": pinpoints}
+    return values
+
+
 def write_vision_config(config: VisionConfig) -> dict:
     return {"architectures": ["CLIPVisionModel"], **_tower_values(config)}
 

@@ -127,7 +127,7 @@ def load(
     """A LLaVA and its processor from a weights folder in any known layout; UserError in one sentence for whatever is wrong with it.
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
-    float32 for small files on a CPU. attention: auto, eager, sdpa. template: how turns are written
+    float32 for small files on a CPU; stored is the file's always. attention: auto, eager, sdpa. template: how turns are written
     (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the folder of the CLIP whose tower is taken,
     for the original LLaVA-1.5, whose files hold none.
     """
@@ -262,9 +262,9 @@ def find_device(device: str) -> torch.device:
 def _find_dtype(dtype: str, device: torch.device, names: dict[Path, dict[str, str]], folder: Path) -> torch.dtype:
     """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small files float32 on a CPU."""
     name = str(dtype).removeprefix("torch.")
-    if name == "auto":
+    if name in ("auto", "stored"):
         held = _dtypes(names)
-        small = sum(path.stat().st_size for path in names) < SMALL
+        small = name == "auto" and sum(path.stat().st_size for path in names) < SMALL
         name = "float32" if small and device.type == "cpu" else max(held, key=held.get)
         if len(held) > 1:
             say(f"note: {folder} holds {' and '.join(sorted(held))} tensors; the model is {name} (dtype chooses another).")
@@ -424,10 +424,14 @@ def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str =
     _save(model, "vision_tower.", "clip", write_vision_config(model.config), Path(folder), dtype)
 
 
-def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str) -> None:
-    """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model."""
+def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str, parts: tuple[str, ...] = ("",)) -> None:
+    """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model.
+
+    Only the parameters whose names begin with one of `parts` are written.
+    """
     torch_dtype = None if dtype == "auto" else DTYPES[dtype]
     back = [(new, old) for old, new in LAYOUTS[layout]]
-    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in module.state_dict().items()}
+    held = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(parts)}
+    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in held.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(folder / "config.json", config)
