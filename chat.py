@@ -23,6 +23,7 @@ from minillava.errors import UserError, run, say
 from minillava.files import given_path
 from minillava.generation import check_options, generate, new_cache, text_config
 from minillava.image import open_image
+from minillava.weights.download import folder_or_download
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
 HELP = """\
@@ -165,7 +166,8 @@ def parser() -> Parser:
     add = parser.add_argument
     add("question", nargs="?", help="one question; the answer alone is printed")
     add("--image", action="append", help="the picture: a file or an http(s) URL")
-    add("--weights", default="weights/tiny", help="a weights folder (default weights/tiny)")
+    add("--weights", default="weights/tiny", help="a weights folder, or ORG/NAME of the Hub, fetched once (default weights/tiny)")
+    add("--vision", help="the folder of the CLIP whose tower to take, for the original LLaVA-1.5, which holds none")
     add("--template", help=f"how turns are written: {', '.join(TEMPLATES)} (default: the folder's own)")
     add("--max-new-tokens", type=int, default=256, help="an answer ends after this many tokens (default 256)")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token always; higher is more varied (default 0)")
@@ -200,7 +202,8 @@ def talk(flags) -> None:
         raise UserError(f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image.")
     picture = open_image(flags.image[0]) if flags.image else None
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
-    model, processor = minillava.load(flags.weights, flags.device, flags.dtype, flags.attention, flags.template)
+    folder = folder_or_download(flags.weights)
+    model, processor = minillava.load(folder, flags.device, flags.dtype, flags.attention, flags.template, flags.vision)
     if flags.question is not None:
         show(minillava.stream(model, processor, processor(flags.question, picture), **options))
         return 0

@@ -8,7 +8,7 @@
 from elsewhere and not to be trusted: whatever this project does not support, or a number out of range, is a UserError that names it.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
@@ -30,10 +30,10 @@ ROPE_NUMBERS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading
-def read_config(values: dict) -> LlavaConfig:
-    """A LLaVA's config, Hugging Face's or the original's."""
+def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
+    """A LLaVA's config, Hugging Face's or the original's. `tower` is that of another folder, whose tower the model is to have."""
     if _is_original(values):
-        return _read_original(values)
+        return _read_original(values, tower)
     _expect(values, "model_type", ("llava", "llava_next"), "model")
     _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
     _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
@@ -72,15 +72,13 @@ def _is_original(values: dict) -> bool:
     return "text_config" not in values and ("mm_projector_type" in values or "mm_vision_tower" in values)
 
 
-def _read_original(values: dict) -> LlavaConfig:
+def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
     """haotian-liu/LLaVA's config.json: a LLaMA's, with `mm_` keys for the rest; of the tower it gives the name alone."""
     _expect(values, "model_type", ("llava", "llava_llama"), "model")
     _expect(values, "mm_projector_type", ("linear", "mlp2x_gelu"), "mm_projector_type")
     _expect(values, "mm_use_im_start_end", (False,), "LLaVA v0, with mm_use_im_start_end")
     _expect(values, "mm_vision_select_feature", ("patch", "cls_patch"), "mm_vision_select_feature")
-    tower = str(values.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1]
-    _expect({"tower": tower}, "tower", ("clip-vit-large-patch14-336", "clip-vit-large-patch14"), "vision tower")
-    vision = _read_tower(CLIP_L_336 if tower.endswith("336") else {**CLIP_L_336, "image_size": 224})
+    vision = _original_tower(str(values.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1], tower)
     text = _read_llama({**values, "model_type": "llama"})
     parts = {
         "vision_config": vision,
@@ -96,6 +94,18 @@ def _read_original(values: dict) -> LlavaConfig:
         pinpoints = _read_pinpoints(values.get("image_grid_pinpoints"), vision.image_size)
         parts["image_grid_pinpoints"] = tuple((height, width) for width, height in pinpoints)  # the original says (width, height)
     return _build(LlavaConfig, parts)
+
+
+def _original_tower(name: str, given: VisionConfig | None) -> VisionConfig:
+    """The config of the tower by its name; of one that is not known by name, the config of the folder that was given for it."""
+    known = {"clip-vit-large-patch14-336": CLIP_L_336, "clip-vit-large-patch14": {**CLIP_L_336, "image_size": 224}}
+    if given and name not in known:
+        return given
+    _expect({"tower": name}, "tower", tuple(known), "vision tower")
+    tower = _read_tower(known[name])
+    if given and replace(given, projection_dim=tower.projection_dim) != tower:
+        raise UserError(f"The folder of --vision is not that of {name}, which config.json names.")
+    return tower
 
 
 def _read_tower(values: dict) -> VisionConfig:
@@ -192,6 +202,31 @@ def write_config(config: LlavaConfig) -> dict:
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": config.text_config.tie_word_embeddings,
     }
+
+
+def write_original_config(config: LlavaConfig, tower: str, pad: bool) -> dict:
+    """haotian-liu/LLaVA's config.json; `tower` is the path or name of the CLIP, `pad` says that pictures are padded to squares."""
+    text = config.text_config
+    old = {key: value for key, value in (text.rope_scaling or {}).items() if key != "rope_type"}
+    values = {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        **_llama_values(text),
+        "model_type": "llava",
+        "rope_scaling": {"type": text.rope_scaling["rope_type"], **old} if text.rope_scaling else None,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_projector_type": config.projector_type,
+        "mm_vision_tower": tower,
+        "mm_vision_select_layer": config.vision_feature_layer,
+        "mm_vision_select_feature": "cls_patch" if config.vision_feature_select_strategy == "full" else "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "pad" if pad else "square",
+    }
+    del values["rope_parameters"]  # transformers 5's, which the original does not know
+    if config.image_grid_pinpoints:
+        pinpoints = [[width, height] for height, width in config.image_grid_pinpoints]
+        values |= {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad", "image_grid_pinpoints": pinpoints}
+    return values
 
 
 def write_vision_config(config: VisionConfig) -> dict:

@@ -114,7 +114,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: TextConfig, attention: str = "sdpa"):
         super().__init__()
         self.config, self.attention = config, attention
-        weight = 0.02 * torch.randn(config.vocab_size, config.hidden_size)
+        weight = torch.randn(config.vocab_size, config.hidden_size).mul_(0.02)
         self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)  # a ready weight, since Embedding's own init is slow on the meta device
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

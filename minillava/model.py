@@ -25,7 +25,7 @@ class Llava(nn.Module):
         self.language_model = LanguageModel(config.text_config, attention)
         if config.image_grid_pinpoints:  # LLaVA-NeXT
             width = config.text_config.hidden_size
-            self.image_newline = nn.Parameter(randn(width) / width**0.5)
+            self.image_newline = nn.Parameter(randn(width).div_(width**0.5))
 
     def embed_image(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the pictures' shapes ask for."""

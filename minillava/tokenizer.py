@@ -76,6 +76,8 @@ class Tokenizer:
         """Read a tokenizer.json (or the folder that holds it); names of bos, eos, ... from tokenizer_config.json beside it."""
         path = Path(path)
         path = path if path.suffix == ".json" else path / "tokenizer.json"
+        if not path.exists() and path.with_name("tokenizer.model").exists():
+            raise UserError(f"{path.parent} has a tokenizer.model but no tokenizer.json: copy that of llava-hf/llava-1.5-7b-hf into it.")
         spec, config = read_json(path), path.with_name("tokenizer_config.json")
         names = {}
         for role, value in read_json(config).items() if config.exists() else ():

@@ -28,6 +28,7 @@ from minillava.loop import LoopConfig, fit, next_token_loss
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
+from minillava.weights.compose import with_rows
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,8 @@ def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
         return model, replace(processor, template=config.template or processor.template)
     vision, language = config.vision or "weights/tiny-vision", config.language or "weights/tiny-language"
     vision_tower = weights.load_vision_tower(vision, feature_layer=config.vision_feature_layer, **options)
-    language_model = weights.load_language_model(language, **options)
     tokenizer = Tokenizer.from_file(weights.find_folder(language)).extended("<image>", "<pad>")
+    language_model = with_rows(weights.load_language_model(language, **options), tokenizer.vocab_size)
     model_config = LlavaConfig(
         vision_tower.config,
         language_model.config,

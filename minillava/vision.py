@@ -29,9 +29,9 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.class_embedding = nn.Parameter(torch.randn(config.hidden_size) * 0.02)
+        self.class_embedding = nn.Parameter(torch.randn(config.hidden_size).mul_(0.02))  # in place, since on the meta device `*` imports for a second
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False)
-        positions = 0.02 * torch.randn(config.num_patches + 1, config.hidden_size)
+        positions = torch.randn(config.num_patches + 1, config.hidden_size).mul_(0.02)
         self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
 
     def forward(self, pixel_values):

@@ -284,7 +284,7 @@ def one_line(status, capsys, said):
     "arguments, said",
     [
         (["--weights", "nowhere", "a"], "no weights folder nowhere"),
-        (["--weights", "llava-hf/llava-1.5-7b-hf", "a"], "hf download"),
+        (["--weights", "llava-hf/no-such", "a"], "HF_HUB_OFFLINE forbids to fetch it"),
         (["--device", "cuda:99", "a"], "cuda:99"),
         (["--device", "toaster", "a"], "no device 'toaster'"),
         (["--dtype", "int3", "a"], "no dtype 'int3'"),

@@ -489,7 +489,7 @@ def test_show(llava, folder, capsys, tmp_path):
     "path, options, said",
     [
         ("nowhere", {}, "no weights folder nowhere"),
-        ("llava-hf/llava-1.5-7b-hf", {}, "hf download llava-hf/llava-1.5-7b-hf"),
+        ("llava-hf/llava-1.5-7b-hf", {}, "weights download llava-hf/llava-1.5-7b-hf"),
         (__file__, {}, "is a file"),
         (None, {"device": "gpu"}, "no device 'gpu'"),
         (None, {"device": "meta"}, "no device 'meta'"),

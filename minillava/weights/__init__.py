@@ -117,27 +117,40 @@ def find_layout(names: Iterable[str], wanted: Iterable[str]) -> str | None:
 
 # ---------------------------------------------------------------------------------------------------------------- loading
 def load(
-    path: str | Path = "weights/tiny", device: str = "auto", dtype: str = "auto", attention: str = "auto", template: str | None = None
+    path: str | Path = "weights/tiny",
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "auto",
+    template: str | None = None,
+    vision: str | Path | None = None,
 ) -> tuple[Llava, Processor]:
     """A LLaVA and its processor from a weights folder in any known layout; UserError in one sentence for whatever is wrong with it.
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
-    float32 for small files on a CPU. attention: auto, eager, sdpa. template: how turns are written
-    (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own.
+    float32 for small files on a CPU; stored is the file's always. attention: auto, eager, sdpa. template: how turns are written
+    (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the folder of the CLIP whose tower is taken,
+    for the original LLaVA-1.5, whose files hold none.
     """
     folder = find_folder(path)
-    processor = Processor.from_folder(folder, read_config(_config_values(folder)), template)
-    model = load_model(folder, device, dtype, attention)
+    processor = Processor.from_folder(folder, _read_config(folder, vision), template)
+    model = load_model(folder, device, dtype, attention, vision)
     _check_vocabulary(processor, model.config, folder)
     return model, processor
 
 
-def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> Llava:
+def load_model(
+    path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto", vision: str | Path | None = None
+) -> Llava:
     """The LLaVA without its processor, from a folder that needs no tokenizer.json; options and errors as `load`."""
     folder = find_folder(path)
-    config = read_config(_config_values(folder))
+    config = _read_config(folder, vision)
     config = replace(config, text_config=with_end_tokens(config.text_config, folder))
-    return _load(partial(Llava, config), "", folder, device, dtype, attention)
+    return _load(partial(Llava, config), "", folder, device, dtype, attention, vision)
+
+
+def _read_config(folder: Path, vision: str | Path | None) -> LlavaConfig:
+    tower = read_vision_config(_config_values(find_folder(vision))) if vision else None
+    return read_config(_config_values(folder), tower)
 
 
 def load_language_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> LanguageModel:
@@ -167,7 +180,7 @@ def find_folder(path: str | Path) -> Path:
             return _snapshot(folder)
     if Path(path).exists():
         raise UserError(f"{path} is a file; give the folder with config.json and model.safetensors that it lies in.")
-    hub = f"; to get it from the Hub: hf download {path} --local-dir {Path(path).name}" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
+    hub = f"; to get it from the Hub: python -m minillava.weights download {path}" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) else ""
     raise UserError(f"There is no weights folder {path}{hub}.")
 
 
@@ -198,24 +211,36 @@ def _config_values(folder: Path) -> dict:
     return values
 
 
-def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str):
+def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str, vision: str | Path | None = None):
     """Build on the meta device, then take the file's tensors as parameters. `prefix` is the module's name in a LLaVA."""
     implementation = "sdpa" if attention == "auto" else attention
     if implementation not in implementations():
         raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(implementations())}.")
-    target, files = find_device(device), tensor_files(folder)
+    target = find_device(device)
     with torch.device("meta"):
         module = build(attention=implementation)
     wanted = {prefix + name: parameter for name, parameter in module.state_dict().items()}
-    sources = _match(files, wanted, folder)
-    torch_dtype = _find_dtype(dtype, target, _by_file(files, sources), folder)
+    sources = find_sources(folder, wanted, vision)
+    torch_dtype = _find_dtype(dtype, target, sources, folder)
     tensors = {}
-    for path, names in _by_file(files, sources).items():
+    for path, names in sources.items():
         with _open(path, target) as file:
-            _check_shapes(file, {name: wanted[sources[name]] for name in names}, path)
-            tensors |= {sources[name].removeprefix(prefix): file.get_tensor(name).to(torch_dtype) for name in names}
+            _check_shapes(file, {name: wanted[ours] for name, ours in names.items()}, path)
+            tensors |= {ours.removeprefix(prefix): file.get_tensor(name).to(torch_dtype) for name, ours in names.items()}
     module.load_state_dict(tensors, assign=True)
     return module.eval()
+
+
+def find_sources(folder: Path, wanted: dict[str, Tensor], vision: str | Path | None = None) -> dict[Path, dict[str, str]]:
+    """{file: {name in the file: name here}} for just the wanted tensors; the tower's are in the folder `vision` where one is given."""
+    files = tensor_files(folder)
+    if vision is None:
+        return _by_file(files, _match(files, wanted, folder))
+    tower = {name: tensor for name, tensor in wanted.items() if name.startswith("vision_tower.")}
+    if find_layout(files, tower):
+        raise UserError(f"{folder} has a vision tower of its own: leave out --vision.")
+    rest = {name: tensor for name, tensor in wanted.items() if name not in tower}
+    return find_sources(folder, rest) | find_sources(find_folder(vision), tower)
 
 
 def find_device(device: str) -> torch.device:
@@ -234,12 +259,12 @@ def find_device(device: str) -> torch.device:
     return found
 
 
-def _find_dtype(dtype: str, device: torch.device, names: dict[Path, list[str]], folder: Path) -> torch.dtype:
+def _find_dtype(dtype: str, device: torch.device, names: dict[Path, dict[str, str]], folder: Path) -> torch.dtype:
     """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small files float32 on a CPU."""
     name = str(dtype).removeprefix("torch.")
-    if name == "auto":
+    if name in ("auto", "stored"):
         held = _dtypes(names)
-        small = sum(path.stat().st_size for path in names) < SMALL
+        small = name == "auto" and sum(path.stat().st_size for path in names) < SMALL
         name = "float32" if small and device.type == "cpu" else max(held, key=held.get)
         if len(held) > 1:
             say(f"note: {folder} holds {' and '.join(sorted(held))} tensors; the model is {name} (dtype chooses another).")
@@ -248,7 +273,7 @@ def _find_dtype(dtype: str, device: torch.device, names: dict[Path, list[str]], 
     return DTYPES[name]
 
 
-def _dtypes(names: dict[Path, list[str]]) -> dict[str, int]:
+def _dtypes(names: dict[Path, dict[str, str]]) -> dict[str, int]:
     """How many numbers of each type the named tensors of these files hold; float64 counts as float32."""
     held = defaultdict(int)
     for path, tensors in names.items():
@@ -318,11 +343,11 @@ def _check_pointer(path: Path) -> None:
         check_not_git_lfs(file.read(100), path)
 
 
-def _by_file(files: dict[str, Path], names: Iterable[str]) -> dict[Path, list[str]]:
-    groups = defaultdict(list)
-    for name in names:
-        groups[files[name]].append(name)
-    return groups
+def _by_file(files: dict[str, Path], sources: dict[str, str]) -> dict[Path, dict[str, str]]:
+    groups = defaultdict(dict)
+    for name, ours in sources.items():
+        groups[files[name]][name] = ours
+    return dict(groups)
 
 
 # ---------------------------------------------------------------------------------------------------------------- strictness
@@ -334,6 +359,8 @@ def _match(files: dict[str, Path], wanted: dict[str, Tensor], folder: Path) -> d
         raise UserError(f"{folder} holds no tensor of this model under a name that is known here{f', only such as {names[0]}' if names else ''}.")
     ours = {name: rename(name, LAYOUTS[layout]) for name in names}
     missing = [name for name in wanted if name not in ours.values()]
+    if missing and missing == [name for name in wanted if name.startswith("vision_tower.")]:
+        raise UserError(f"{folder} holds no vision tower: name the folder of its CLIP (openai/clip-vit-large-patch14-336) with --vision.")
     if missing:
         back = [(new, old) for old, new in LAYOUTS[layout]]
         raise UserError(f"{folder} lacks the tensor {rename(missing[0], back) or missing[0]}{_and_more(missing)}.")
@@ -397,10 +424,14 @@ def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str =
     _save(model, "vision_tower.", "clip", write_vision_config(model.config), Path(folder), dtype)
 
 
-def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str) -> None:
-    """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model."""
+def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str, parts: tuple[str, ...] = ("",)) -> None:
+    """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model.
+
+    Only the parameters whose names begin with one of `parts` are written.
+    """
     torch_dtype = None if dtype == "auto" else DTYPES[dtype]
     back = [(new, old) for old, new in LAYOUTS[layout]]
-    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in module.state_dict().items()}
+    held = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(parts)}
+    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in held.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(folder / "config.json", config)

@@ -13,30 +13,30 @@ import torch
 from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.generation_config import sampling_defaults, with_end_tokens
-from minillava.hf_config import read_config, read_text_config, read_vision_config
+from minillava.hf_config import read_text_config, read_vision_config
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.vision import VisionTransformer
 
 
-def describe(path: str | Path) -> list[tuple[str, str]]:
-    """(name, value) pairs to print; UserError for a folder that could not be loaded either."""
+def describe(path: str | Path, vision: str | Path | None = None) -> list[tuple[str, str]]:
+    """(name, value) pairs to print; UserError for a folder that could not be loaded either. `vision` as in `load`."""
     folder = weights.find_folder(path)
     values = weights._config_values(folder)
     rows = [("folder", str(folder)), ("model", values["model_type"])]
     if values["model_type"] in ("llama", "clip", "clip_vision_model"):
         build, prefix, part = _part(values)
     else:
-        build, prefix, part = partial(Llava, read_config(values)), "", read_config(values)
-    files = weights.tensor_files(folder)
+        prefix, part = "", weights._read_config(folder, vision)
+        build = partial(Llava, part)
     with torch.device("meta"):
         module = build()
     wanted = {prefix + name: tensor for name, tensor in module.state_dict().items()}
-    sources = weights._match(files, wanted, folder)
-    rows += [] if prefix else [("layout", weights.find_layout(files, wanted))]
+    sources = weights.find_sources(folder, wanted, vision)
+    rows += [] if prefix else [("layout", weights.find_layout(weights.tensor_files(folder), wanted))]
     rows += _parts(part)
-    rows += [("parameters", _counted(wanted)), ("stored as", _stored(files, sources))]
+    rows += [("parameters", _counted(wanted)), ("stored as", _stored(sources))]
     return rows + (_speech(folder, part) if prefix != "vision_tower." else [])
 
 
@@ -71,8 +71,8 @@ def _counted(wanted: dict) -> str:
     return parts if len(counts) == 1 else f"{sum(counts.values()):,} ({parts})"
 
 
-def _stored(files: dict, sources: dict) -> str:
-    numbers = weights._dtypes(weights._by_file(files, sources))
+def _stored(sources: dict) -> str:
+    numbers = weights._dtypes(sources)
     return ", ".join(f"{kind} ({count:,} numbers)" for kind, count in sorted(numbers.items()))
 
 
