@@ -281,12 +281,11 @@ plots.bars(
 # And ours, small enough to be repeated on a laptop (`python -m minillava.eval.ablations`):
 
 # %%
-rows = json.loads(Path("lessons/ablations.json").read_text())["rows"]
-figures = list(dict.fromkeys(figure for row in rows for figure in row["figures"]))
-width = max(len(row["name"]) for row in rows)
-print(" " * width, *(f"{figure:>13}" for figure in figures))
-for row in rows:
-    print(f"{row['name']:{width}}", *(f"{row['figures'].get(figure, ''):>13}" for figure in figures))
+from IPython.display import Markdown
+
+from minillava.eval.ablations import table
+
+Markdown(table(json.loads(Path("lessons/ablations.json").read_text())["rows"]))
 
 # %% [markdown]
 # Compare rows of the same kind:
