@@ -279,6 +279,7 @@ def test_ctrl_c_keeps_what_is_under_way(server, tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it, and its children do
     )
     deadline = time.monotonic() + 90
     while len(server.asked) < 2 and time.monotonic() < deadline:

@@ -25,12 +25,12 @@ def test_links_and_pictures_exist(page):
 def test_commands_and_their_flags_exist(page):
     commands = re.findall(r"python (?:-m (minillava\.[\w.]+)|(\w+\.py))([^\n`#]*)", page.read_text(encoding="utf-8"))
     assert commands
-    flags: dict[str, set[str]] = {}
+    flags: dict[tuple[str, ...], set[str]] = {}  # by command, and action where it has some: ("minillava.weights", "export")
     for module, script, rest in commands:
-        name = module or script
-        flags.setdefault(name, set()).update(re.findall(r"--[\w-]+", rest))
-    for name, used in flags.items():
-        command = [sys.executable, *(["-m", name] if name.startswith("minillava.") else [name]), "--help"]
+        action = rest.split()[:1] if module == "minillava.weights" else []
+        flags.setdefault((module or script, *action), set()).update(re.findall(r"--[\w-]+", rest))
+    for (name, *action), used in flags.items():
+        command = [sys.executable, *(["-m", name] if name.startswith("minillava.") else [name]), *action, "--help"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert not used - set(re.findall(r"--[\w-]+", done.stdout)), name
