@@ -32,6 +32,7 @@ COMMANDS = {
 PUBLISHED = {"vision": "tiny-vision", "language": "tiny-language", "stage1": "tiny-stage1", "stage2": "tiny"}
 PROBE_SCENES, SCENES = 4000, 300  # that the figures are measured on
 ROWS = 300  # of metrics.jsonl that are published
+FULL_SIZE = "\n## At full size\n"  # the section of weights/README.md that the chain leaves alone
 
 
 def make_all(out: str = "runs/tiny", ignore_gates: bool = False) -> None:
@@ -132,7 +133,13 @@ def publish(out: Path, report: dict, target: Path = weights.ROOT / "weights") ->
                 write_atomically(target / name / path.name, content)
     look_up = out / "language" / "look-up" / "metrics.jsonl"
     write_atomically(target / PUBLISHED["language"] / "look-up.jsonl", thinned(look_up.read_text()))
-    write_atomically(target / "README.md", page(report))
+    write_atomically(target / "README.md", page(report) + measured_apart(target / "README.md"))
+
+
+def measured_apart(path: Path) -> str:
+    """The last section of the page that is there, which is no part of the chain's and stays."""
+    text = path.read_text() if path.exists() else ""
+    return text[text.find(FULL_SIZE) :] if FULL_SIZE in text else ""
 
 
 def thinned(metrics: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from minillava.attention import attention
 from minillava.config import TextConfig
+from minillava.initial import normal
 from minillava.kv_cache import KVCache
 
 
@@ -114,7 +115,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: TextConfig, attention: str = "sdpa"):
         super().__init__()
         self.config, self.attention = config, attention
-        weight = torch.randn(config.vocab_size, config.hidden_size).mul_(0.02)
+        weight = normal(config.vocab_size, config.hidden_size, std=0.02)
         self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)  # a ready weight, since Embedding's own init is slow on the meta device
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

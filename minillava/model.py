@@ -5,10 +5,11 @@ Visual Instruction Tuning (arXiv 2304.08485), section 4.1. input_ids (B, T), whi
 LLaVA-NeXT gives several views of a picture, and image_sizes (pictures, 2), width and height, from which anyres.py knows how they lie.
 """
 
-from torch import Tensor, nn, randn
+from torch import Tensor, nn
 
 from minillava.anyres import arrange
 from minillava.config import LlavaConfig
+from minillava.initial import normal
 from minillava.kv_cache import KVCache
 from minillava.language_model import LanguageModel
 from minillava.projector import Projector
@@ -25,7 +26,7 @@ class Llava(nn.Module):
         self.language_model = LanguageModel(config.text_config, attention)
         if config.image_grid_pinpoints:  # LLaVA-NeXT
             width = config.text_config.hidden_size
-            self.image_newline = nn.Parameter(randn(width).div_(width**0.5))
+            self.image_newline = nn.Parameter(normal(width, std=width**-0.5))
 
     def embed_image(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the pictures' shapes ask for."""

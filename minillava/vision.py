@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from minillava.attention import attention
 from minillava.config import VisionConfig
 from minillava.errors import UserError
+from minillava.initial import normal
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -29,9 +30,9 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.class_embedding = nn.Parameter(torch.randn(config.hidden_size).mul_(0.02))  # in place, since on the meta device `*` imports for a second
+        self.class_embedding = nn.Parameter(normal(config.hidden_size, std=0.02))
         self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False)
-        positions = torch.randn(config.num_patches + 1, config.hidden_size).mul_(0.02)
+        positions = normal(config.num_patches + 1, config.hidden_size, std=0.02)
         self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
 
     def forward(self, pixel_values):

@@ -64,6 +64,10 @@ def test_what_is_published(stand_ins, tmp_path):
     assert (tmp_path / "weights" / "tiny-language" / "look-up.jsonl").exists()
     page = (tmp_path / "weights" / "README.md").read_text()
     assert "python -m minillava.pretrain all" in page and "| the projector | 95.0 | 94.0 | 91.0 |" in page and "50.0" in page
+    apart = "\n## At full size\n\nMeasured by hand.\n"
+    (tmp_path / "weights" / "README.md").write_text("an old page\n" + apart)
+    chain.publish(tmp_path / "run", made.report, tmp_path / "weights")
+    assert (tmp_path / "weights" / "README.md").read_text() == page + apart
 
 
 def test_metrics_are_thinned_to_three_hundred_rows_and_keep_their_mean():

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minillava"
-LEAVES = {"errors", "files", "image_file", "render_jinja"}  # everyone may use them
+LEAVES = {"errors", "files", "image_file", "initial", "render_jinja"}  # everyone may use them
 FLOORS = [
     {"config", "hf_config", "attention", "kv_cache", "image", "image_settings", "anyres", "tokenizer", "arguments"},
     {"vision", "projector", "language_model", "conversation"},

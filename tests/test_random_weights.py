@@ -7,6 +7,7 @@ from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.hf_config import read_config
 from minillava.model import Llava
+from minillava.weights.__main__ import main
 from minillava.weights.random import SHARD, SIZES, shards, write_folder
 
 SMALL = LlavaConfig(VisionConfig(24, 37, 3, 3, 14, 7), TextConfig(67, 36, 53, 2, 3), image_token_id=61)
@@ -29,3 +30,10 @@ def test_a_small_one_in_shards_loads_and_is_repeatable(tmp_path):
     assert {parameter.dtype for parameter in first.parameters()} == {torch.bfloat16}
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert first.config == SMALL and first(**prompt()).isfinite().all()
+
+
+def test_measure_prints_time_and_memory(capsys):
+    main(["measure", str(weights.ROOT / "weights" / "tiny")])
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("built in", "built").replace("a picture", "picture").splitlines())
+    assert set(rows) == {"files", "built", "picture", "text", "resident"} and "8 tokens in and 4 out" in rows["text"]
+    assert rows["files"] == f"{(weights.ROOT / 'weights' / 'tiny' / 'model.safetensors').stat().st_size:,} bytes"

@@ -1,4 +1,4 @@
-"""`python -m minillava.weights show | download | export | random`: look into weights, get them, hand them on, make some up."""
+"""`python -m minillava.weights show | download | export | random | measure`: look into weights, get them, hand them on, make some up."""
 
 import sys
 from argparse import Namespace
@@ -8,6 +8,7 @@ from minillava.errors import run
 from minillava.weights.describe import describe
 from minillava.weights.download import download
 from minillava.weights.export import LAYOUTS, export
+from minillava.weights.measure import measure
 from minillava.weights.random import SIZES, write_random
 
 
@@ -29,11 +30,17 @@ def parser() -> Parser:
     add = actions.add_parser("random", help="write random weights of an official size, to measure with").add_argument
     add("--like", choices=SIZES, required=True, help="whose names, shapes and shards to take")
     add("--out", required=True, help="the folder to make (14 GB for 7B)")
+    add = actions.add_parser("measure", help="time and memory of loading a LLaVA, of a picture through it and of a few tokens").add_argument
+    add("folder", help="a weights folder")
     return parser
 
 
 def show(flags: Namespace) -> None:
-    for name, value in describe(flags.folder, flags.vision):
+    print_rows(describe(flags.folder, flags.vision))
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    for name, value in rows:
         print(f"{name:<15} {value}")
 
 
@@ -51,7 +58,11 @@ def make(flags: Namespace) -> None:
     print(flags.out)
 
 
-ACTIONS = {"show": show, "download": fetch, "export": write, "random": make}
+def weigh(flags: Namespace) -> None:
+    print_rows(measure(flags.folder))
+
+
+ACTIONS = {"show": show, "download": fetch, "export": write, "random": make, "measure": weigh}
 
 
 def main(arguments: list[str] | None = None) -> None:
