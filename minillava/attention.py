@@ -13,7 +13,8 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, implementation: str = "sdpa", start: Tensor | None = None) -> Tensor:
-    """Attend. `start` (B,) int64: the first real position of each row of a batch padded on the left. A query without a visible key gives zeros.
+    """Attend. `start` int64: the first position that may be seen, (B,) by each row of a batch padded on the left, or (B, T) by each query, where
+    several samples are packed into a row. A query without a visible key gives zeros.
 
     Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
     """
@@ -36,8 +37,8 @@ def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tenso
     if causal and T > 1:
         mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
     if start is not None:
-        real = torch.arange(S, device=device) >= start[:, None]  # (B, S)
-        real = real[:, None, None, :].expand(-1, 1, T, -1)  # (B, 1, T, S)
+        real = torch.arange(S, device=device) >= start.view(len(start), 1, -1, 1)  # (B, 1, 1 or T, S)
+        real = real.expand(-1, -1, T, -1)  # (B, 1, T, S)
         mask = real if mask is None else real & mask
     return mask
 

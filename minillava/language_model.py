@@ -64,6 +64,14 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
 
 
+def sample_starts(numbers: Tensor) -> Tensor:
+    """Where the sample of each token begins, in rows of packed samples numbered 1, 1, 2, 2, 2, ...: (B, T) -> (B, T)."""
+    begins = torch.ones_like(numbers, dtype=torch.bool)
+    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    positions = torch.arange(numbers.shape[1], device=numbers.device)
+    return (positions * begins).cummax(-1).values  # (B, T)
+
+
 class Attention(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -126,7 +134,8 @@ class LanguageModel(nn.Module):
         """(B, T, C) -> (B, T, C), after the last norm. `attention_mask` (B, S) is 0 on padding, which may be on the left or on the right.
 
         Padding on the right needs no mask, since attention is causal. Padding on the left is masked in attention; it also shifts the row's
-        positions, which changes nothing, since RoPE is relative.
+        positions, which changes nothing, since RoPE is relative. Without a cache, a row may hold several samples packed one after the other, whose
+        tokens are numbered 1, 2, 3, ... in the mask; each then sees its own sample alone.
         """
         past, T = (cache.length if cache else 0), inputs_embeds.shape[1]
         start = cache.start if cache else None
@@ -134,6 +143,8 @@ class LanguageModel(nn.Module):
             start = attention_mask.long().argmax(-1)  # (B,)
             if cache:
                 cache.start = start
+        elif attention_mask is not None and cache is None and attention_mask.max() > 1:
+            start = sample_starts(attention_mask)  # (B, T)
         cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
         x = inputs_embeds
         for index, layer in enumerate(self.layers):

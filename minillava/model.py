@@ -1,7 +1,7 @@
 """LLaVA: a vision tower, a projector and a language model. A picture becomes P embeddings that stand among those of the text.
 
 Visual Instruction Tuning (arXiv 2304.08485), section 4.1. input_ids (B, T), which already hold P placeholders for each picture, and pixel_values
-(N, 3, E, E), the batch's pictures in reading order -> logits (B, T, V). The loss is in training.py.
+(N, 3, E, E), the batch's pictures in reading order -> logits (B, T, V). The loss is in training/.
 LLaVA-NeXT gives several views of a picture, and image_sizes (pictures, 2), width and height, from which anyres.py knows how they lie.
 """
 

@@ -27,7 +27,7 @@ def by_hand(q, k, v, causal, start=None):
         for h in range(H):
             key, value = (x[b, h // (H // k.shape[1])] for x in (k, v))
             for t in range(T):
-                first = 0 if start is None else int(start[b])
+                first = 0 if start is None else int(start[b] if start.ndim == 1 else start[b, t])
                 last = S - T + t + 1 if causal else S
                 if first < last:
                     weights = (key[first:last] @ q[b, h, t] / D**0.5).softmax(0)
@@ -40,12 +40,12 @@ def by_hand(q, k, v, causal, start=None):
     implementation=st.sampled_from(["eager", "sdpa"]),
     shape=st.tuples(st.integers(1, 3), st.sampled_from(HEADS), st.integers(1, 7), st.integers(0, 4), st.sampled_from([2, 5, 8])),
     causal=st.booleans(),
-    padded=st.booleans(),
+    starts=st.sampled_from(["none", "one a row", "one a query"]),
 )
-def test_equals_the_definition(implementation, shape, causal, padded):
+def test_equals_the_definition(implementation, shape, causal, starts):
     B, (H, K), T, past, D = shape
     q, k, v = random_qkv(B, H, K, T, T + past, D)
-    start = torch.arange(B) % (T + past) if padded else None
+    start = {"none": None, "one a row": torch.arange(B) % (T + past), "one a query": torch.arange(B * T).view(B, T) // 2 % (T + past)}[starts]
     out = attention(q, k, v, causal=causal, implementation=implementation, start=start)
     assert torch.allclose(out, by_hand(q, k, v, causal, start), atol=2e-6)
 

@@ -88,6 +88,21 @@ def test_padding_on_the_right_changes_nothing_before_it(pair):
         assert relative_error(ours(ids, row["pixel_values"], mask)[:, :-5], ours(**row)) < TOLERANCE
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_samples_equal_one_by_one(pair, attention):
+    _, ours = pair
+    rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
+    ids = torch.cat([row["input_ids"] for row in rows], 1)
+    pixel_values = torch.cat([row["pixel_values"] for row in rows])
+    lengths = [row["input_ids"].shape[1] for row in rows]
+    numbers = torch.repeat_interleave(torch.tensor([1, 2, 3]), torch.tensor(lengths))[None]
+    ours.language_model.attention = attention
+    with torch.no_grad():
+        for part, row in zip(ours(ids, pixel_values, numbers).split(lengths, 1), rows, strict=True):
+            assert relative_error(part, ours(**row)) < TOLERANCE
+    ours.language_model.attention = "sdpa"
+
+
 @pytest.mark.parametrize("steps", [[1] * 14, [6, 8], [6, 1, 1, 4, 2]], ids=["one by one", "prefix and rest", "uneven"])
 def test_decoding_by_steps_equals_the_whole_prompt(pair, steps):
     _, ours = pair
