@@ -38,7 +38,7 @@ LN_2 = tl.constexpr(math.log(2))
 def load_tile(base, rows, num_rows, stride_row, stride_d, D: tl.constexpr, BLOCK_D: tl.constexpr, EDGE: tl.constexpr):
     """A tile (rows, BLOCK_D), 0 beyond the head's width D. With EDGE also 0 beyond the last row; without, all rows must be there."""
     d = tl.arange(0, BLOCK_D)
-    pointers = base + rows.to(tl.int64)[:, None] * stride_row + d[None, :] * stride_d
+    pointers = base + rows[:, None] * stride_row + d[None, :] * stride_d
     if EDGE:
         tile = tl.load(pointers, mask=(rows < num_rows)[:, None] & (d < D)[None, :], other=0.0)
     elif D < BLOCK_D:
@@ -51,7 +51,7 @@ def load_tile(base, rows, num_rows, stride_row, stride_d, D: tl.constexpr, BLOCK
 @triton.jit
 def store_tile(base, tile, rows, num_rows, stride_row, stride_d, D: tl.constexpr, BLOCK_D: tl.constexpr):
     d = tl.arange(0, BLOCK_D)
-    pointers = base + rows.to(tl.int64)[:, None] * stride_row + d[None, :] * stride_d
+    pointers = base + rows[:, None] * stride_row + d[None, :] * stride_d
     tl.store(pointers, tile.to(base.dtype.element_ty), mask=(rows < num_rows)[:, None] & (d < D)[None, :])
 
 
@@ -133,14 +133,14 @@ def forward_kernel(
     q_ptr, k_ptr, v_ptr, start_ptr, out_ptr, lse_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od, stride_start_b, stride_start_t,
-    H, K, T, S, scale,
-    CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    H, T, S, scale,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     block, row = tl.program_id(0), tl.program_id(1)
     if CAUSAL:  # the last queries see most keys: they begin first, so that no long program is left for the end
         block = tl.num_programs(0) - 1 - block
     b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
-    key_head = h // (H // K)
+    key_head = h // GROUP
     k_ptr += b * stride_kb + key_head * stride_kh
     v_ptr += b * stride_vb + key_head * stride_vh
 
@@ -193,15 +193,15 @@ def query_gradient_kernel(
     q_ptr, k_ptr, v_ptr, start_ptr, out_ptr, lse_ptr, grad_ptr, delta_ptr, dq_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od, stride_gb, stride_gh, stride_gt, stride_gd, stride_start_b, stride_start_t,
-    H, K, T, S, scale,
-    CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    H, T, S, scale,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """dQ of a tile of queries; delta too, which the next kernel reads. Laid out as the forward kernel; dq is as `out`."""
     block, row = tl.program_id(0), tl.program_id(1)
     if CAUSAL:
         block = tl.num_programs(0) - 1 - block
     b, h = (row // H).to(tl.int64), (row % H).to(tl.int64)
-    key_head = h // (H // K)
+    key_head = h // GROUP
     k_ptr += b * stride_kb + key_head * stride_kh
     v_ptr += b * stride_vb + key_head * stride_vh
     lse_ptr += row.to(tl.int64) * T
@@ -240,8 +240,8 @@ def key_value_gradient(
     zeros = tl.zeros([k.shape[0], BLOCK_T], tl.float32)
     for begin in range(low, high, BLOCK_T):
         queries = begin + tl.arange(0, BLOCK_T)
-        q = load_tile(q_ptr, queries, T, stride_qt, stride_qd, D, BLOCK_D, MASKED)  # (BLOCK_T, D)
-        grad = load_tile(grad_ptr, queries, T, stride_gt, stride_gd, D, BLOCK_D, MASKED)  # (BLOCK_T, D)
+        q = load_tile(q_ptr, queries, T, stride_qt, stride_qd, D, BLOCK_D, True)  # (BLOCK_T, D)
+        grad = load_tile(grad_ptr, queries, T, stride_gt, stride_gd, D, BLOCK_D, True)  # (BLOCK_T, D)
         lse = load_row(lse_ptr, queries, T, float("inf"))  # a query beyond the last has P = 0
         delta = load_row(delta_ptr, queries, T, 0.0)
         p = tl.exp2(dot(k, tl.trans(q), zeros) * scale - lse[None, :])  # (BLOCK_S, BLOCK_T)
@@ -259,40 +259,39 @@ def key_value_gradient_kernel(
     q_ptr, k_ptr, v_ptr, start_ptr, lse_ptr, grad_ptr, delta_ptr, dk_ptr, dv_ptr,
     stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     stride_gb, stride_gh, stride_gt, stride_gd, stride_dkb, stride_dkh, stride_dks, stride_dkd, stride_start_b, stride_start_t,
-    H, K, T, S, scale,
-    CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    H, T, S, scale,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of a tile of keys, over all query heads that read it; dv is as dk."""
     block, row = tl.program_id(0), tl.program_id(1)
+    K = H // GROUP
     b, key_head = (row // K).to(tl.int64), (row % K).to(tl.int64)
     keys = block * BLOCK_S + tl.arange(0, BLOCK_S)
     k = load_tile(k_ptr + b * stride_kb + key_head * stride_kh, keys, S, stride_ks, stride_kd, D, BLOCK_D, True)  # (BLOCK_S, D)
     v = load_tile(v_ptr + b * stride_vb + key_head * stride_vh, keys, S, stride_vs, stride_vd, D, BLOCK_D, True)  # (BLOCK_S, D)
 
-    # Queries before `low` see none of the keys; whole tiles from `full_low` to `full_high` see all of them.
-    low, full_low, full_high = 0, 0, T // BLOCK_T * BLOCK_T
+    # Queries before `low` see none of the keys, those from `full_low` on all of them.
+    low, full_low = 0, 0
     if CAUSAL:
         low = tl.maximum(0, block * BLOCK_S - (S - T)) // BLOCK_T * BLOCK_T
-        full_low = tl.minimum(tl.cdiv(tl.maximum(0, (block + 1) * BLOCK_S - 1 - (S - T)), BLOCK_T) * BLOCK_T, T)
-    if HAS_START:  # any query may begin anywhere, so each tile is masked
+        full_low = tl.minimum(T, tl.cdiv(tl.maximum(0, (block + 1) * BLOCK_S - 1 - (S - T)), BLOCK_T) * BLOCK_T)
+    if HAS_START:  # any query may begin anywhere, so each tile needs its mask
         full_low = T
 
     dk = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
-    for member in range(H // K):
-        h = key_head * (H // K) + member
+    for member in range(GROUP):
+        h = key_head * GROUP + member
         q_head, grad_head = q_ptr + b * stride_qb + h * stride_qh, grad_ptr + b * stride_gb + h * stride_gh
         lse_head, delta_head, starts = lse_ptr + (b * H + h) * T, delta_ptr + (b * H + h) * T, start_ptr + b * stride_start_b
         if CAUSAL or HAS_START:
             dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, low, full_low, T, S, stride_qt,
                                         stride_qd, stride_gt, stride_gd, stride_start_t, scale, True, CAUSAL, HAS_START, D, BLOCK_D,
                                         BLOCK_T)  # fmt: skip
-        dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, full_low, full_high, T, S, stride_qt,
-                                    stride_qd, stride_gt, stride_gd, stride_start_t, scale, False, CAUSAL, HAS_START, D, BLOCK_D,
-                                    BLOCK_T)  # fmt: skip
-        dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, tl.maximum(full_low, full_high), T, T, S,
-                                    stride_qt, stride_qd, stride_gt, stride_gd, stride_start_t, scale, True, CAUSAL, HAS_START, D, BLOCK_D,
-                                    BLOCK_T)  # fmt: skip
+        if not HAS_START:
+            dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, full_low, T, T, S, stride_qt,
+                                        stride_qd, stride_gt, stride_gd, stride_start_t, scale, False, CAUSAL, HAS_START, D, BLOCK_D,
+                                        BLOCK_T)  # fmt: skip
     dk = dk * (scale * LN_2)
     store_tile(dk_ptr + b * stride_dkb + key_head * stride_dkh, dk, keys, S, stride_dks, stride_dkd, D, BLOCK_D)
     store_tile(dv_ptr + b * stride_dkb + key_head * stride_dkh, dv, keys, S, stride_dks, stride_dkd, D, BLOCK_D)
@@ -330,10 +329,11 @@ def like_heads(x):
     return x.new_empty(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
 
 
-def settings(name: str, q, start, causal: bool) -> dict:
+def settings(name: str, q, k, start, causal: bool) -> dict:
     """The constants that a kernel is compiled for, with the tile of this card and head."""
-    D = q.shape[-1]
-    return dict(CAUSAL=causal, HAS_START=start is not None, D=D, BLOCK_D=max(16, triton.next_power_of_2(D)), **tile(name, D, q.dtype, q.device))
+    D, BLOCK_D = q.shape[-1], max(16, triton.next_power_of_2(q.shape[-1]))
+    flags = dict(GROUP=q.shape[1] // k.shape[1], CAUSAL=causal, HAS_START=start is not None, D=D, BLOCK_D=BLOCK_D)
+    return flags | tile(name, BLOCK_D, q.dtype, q.device)
 
 
 def start_arguments(q, start):
@@ -346,9 +346,9 @@ def forward(q, k, v, start, causal):
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
     out, lse = like_heads(q), q.new_empty(B, H, T, dtype=torch.float32)
     begin, *begin_strides = start_arguments(q, start)
-    constants = settings("forward", q, start, causal)
+    constants = settings("forward", q, k, start, causal)
     forward_kernel[triton.cdiv(T, constants["BLOCK_T"]), B * H](
-        q, k, v, begin, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(), *begin_strides, H, K, T, S, LOG2_E / math.sqrt(D), **constants
+        q, k, v, begin, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(), *begin_strides, H, T, S, LOG2_E / math.sqrt(D), **constants
     )
     return out, lse
 
@@ -359,12 +359,12 @@ def backward(q, k, v, start, out, lse, grad, causal):
     dq, dk, dv, delta = like_heads(q), like_heads(k), like_heads(k), torch.empty_like(lse)
     begin, *begin_strides = start_arguments(q, start)
     strides = (*q.stride(), *k.stride(), *v.stride())
-    sizes = (H, K, T, S, LOG2_E / math.sqrt(D))
-    constants = settings("query_gradient", q, start, causal)
+    sizes = (H, T, S, LOG2_E / math.sqrt(D))
+    constants = settings("query_gradient", q, k, start, causal)
     query_gradient_kernel[triton.cdiv(T, constants["BLOCK_T"]), B * H](
         q, k, v, begin, out, lse, grad, delta, dq, *strides, *out.stride(), *grad.stride(), *begin_strides, *sizes, **constants
     )
-    constants = settings("key_value_gradient", q, start, causal)
+    constants = settings("key_value_gradient", q, k, start, causal)
     key_value_gradient_kernel[triton.cdiv(S, constants["BLOCK_S"]), B * K](
         q, k, v, begin, lse, grad, delta, dk, dv, *strides, *grad.stride(), *dk.stride(), *begin_strides, *sizes, **constants
     )

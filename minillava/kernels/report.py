@@ -1,0 +1,168 @@
+"""What the compiler makes of every kernel that is shipped, without a GPU: `python -m minillava.kernels.report`.
+
+Each launch is recorded with tensors that hold no data, and compiled ahead of time for a card by Triton and the ptxas of its wheel. The table shows
+what decides a kernel's speed before it has run once: registers of a thread, spills (registers that went to slow memory), shared memory of a
+program, tensor-core instructions, asynchronous copies, and how many programs a multiprocessor can hold at once.
+"""
+
+import argparse
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from minillava.kernels import flash_attention, flash_decoding, rms_norm, tiles
+
+
+@dataclass(frozen=True)
+class Card:
+    """Limits of a multiprocessor (CUDA C++ Programming Guide, "Compute Capabilities")."""
+
+    name: str
+    shared: int  # bytes of shared memory, of which each program needs 1 KiB more than it asks for
+    most_shared: int  # bytes that one program may have
+    threads: int
+    registers: int = 65536
+
+
+CARDS = {
+    80: Card("A100", 164 << 10, 163 << 10, 2048),
+    89: Card("L4, RTX 4090", 100 << 10, 99 << 10, 1536),
+    90: Card("H100", 228 << 10, 227 << 10, 2048),
+    100: Card("B200", 228 << 10, 227 << 10, 2048),
+}
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+WIDTHS = (16, 32, 64, 80, 128, 256)  # of a head: SmolLM2's, CLIP's and TinyLlama's 64, CLIP-H's 80, LLaMA's 128
+
+
+# ---------------------------------------------------------------------------------------------------------------- what is launched
+@dataclass
+class Launch:
+    kernel: JITFunction
+    grid: tuple
+    arguments: dict
+
+
+class Recorder:
+    """Stands in a kernel's place and keeps what it would have been launched with."""
+
+    def __init__(self, kernel: JITFunction, launches: list[Launch]):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        def launch(*positional, **named):
+            self.launches.append(Launch(self.kernel, grid, dict(zip(self.kernel.arg_names, positional)) | named))
+
+        return launch
+
+
+@contextmanager
+def recorded(architecture: int) -> Iterator[list[Launch]]:
+    """The launches of the calls inside, none of which runs, as on a card of this architecture."""
+    launches, saved = [], [(tiles, "architecture", tiles.architecture)]
+    tiles.architecture = lambda device: architecture
+    for module in (flash_attention, flash_decoding, rms_norm):
+        for name, kernel in vars(module).copy().items():
+            if isinstance(kernel, JITFunction) and name.endswith("_kernel"):
+                saved.append((module, name, kernel))
+                setattr(module, name, Recorder(kernel, launches))
+    try:
+        yield launches
+    finally:
+        for module, name, value in saved:
+            setattr(module, name, value)
+
+
+def empty(*shape: int, dtype) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def attention_launches(architecture: int, D: int, dtype, causal: bool, padded: bool, T: int = 640) -> list[Launch]:
+    """A training step's and a decoded token's kernels at this head: two query heads to a key head."""
+    q, k = empty(2, 8, T, D, dtype=dtype), empty(2, 4, T, D, dtype=dtype)
+    start = empty(2, T, dtype=torch.int64) if padded else None
+    with recorded(architecture) as launches:
+        out, lse = flash_attention.forward(q, k, k, start, causal)
+        flash_attention.backward(q, k, k, start, out, lse, out, causal)
+        if causal:
+            flash_decoding.flash_decoding(q[:, :, -1:], k, k, start=None if start is None else start[:, 0])
+    return launches
+
+
+# ---------------------------------------------------------------------------------------------------------------- what becomes of it
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for one card, read from its machine code."""
+
+    name: str
+    architecture: int
+    warps: int
+    registers: int
+    spills: int  # instructions that store to or load from local memory
+    shared: int  # bytes
+    tensor_core: int  # HMMA and HGMMA instructions
+    async_copies: int  # LDGSTS instructions: from global to shared memory without passing the registers
+
+    @property
+    def programs(self) -> int:
+        """How many fit a multiprocessor at once; registers are given to a warp in units of 256."""
+        card, threads = CARDS[self.architecture], 32 * self.warps
+        by_registers = card.registers // (self.warps * -(-self.registers * 32 // 256) * 256)
+        return min(by_registers, card.shared // (self.shared + 1024), card.threads // threads, 32)
+
+
+def compile_launch(launch: Launch, architecture: int) -> Compiled:
+    """Compile as the launch on a GPU would: a 1 is a constant, and multiples of 16 are known to be such."""
+    options = {name: launch.arguments.pop(name) for name in ("num_warps", "num_stages") if name in launch.arguments}
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+            signature[parameter.name], constants[(index,)] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            names = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int64: "i64", torch.int32: "i32"}
+            signature[parameter.name] = "*" + names[value.dtype]
+        else:
+            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
+        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    kernel = triton.compile(
+        ASTSource(launch.kernel, signature, constants, attributes), target=GPUTarget("cuda", architecture, 32), options=options
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(kernel.asm["cubin"])
+        show = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", file.name]
+        text = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    count = lambda *names: len(re.findall(rf"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(?:{'|'.join(names)})\b", text, re.MULTILINE))
+    return Compiled(
+        launch.kernel.__name__.removesuffix("_kernel"),
+        architecture,
+        options.get("num_warps", 4),
+        int(re.search(r"REG:(\d+)", text)[1]),
+        count("STL", "LDL"),
+        kernel.metadata.shared,
+        count("HMMA", "HGMMA", "UTCHMMA"),
+        count("LDGSTS"),
+    )
+
+
+def useful_share(launch: Launch) -> float:
+    """Of the scores that the tiles compute, the share that is visible, for the kernels of the whole prompt."""
+    a = launch.arguments
+    T, S, BT, BS, causal = a["T"], a["S"], a["BLOCK_T"], a["BLOCK_S"], a["CAUSAL"]
+    useful = sum(min(S, t + S - T + 1) if causal else S for t in range(T))
+    computed = 0
+    for begin in range(0, T, BT):
+        high = min(S, begin + BT + S - T) if causal else S
+        computed += BT * -(-high // BS) * BS
+    return useful / computed
