@@ -78,17 +78,16 @@ def sees(position, first, keys, S, CAUSAL: tl.constexpr):
 
 @triton.jit
 def key_ranges(block, first, T, S, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """(low, full_low, full_high, high): keys before `low` and from `high` on are seen by no query of the tile, those from `full_low` to
-    `full_high` by all of them. Only the tiles between need a mask, and on long sequences those are few."""
-    low, full_low = 0, 0
-    high, full_high = S, S // BLOCK_S * BLOCK_S
+    """(low, full, high): keys before `low` and from `high` on are seen by no query of the tile, those from `low` to `full` by all of them. Only
+    the tiles between `full` and `high` need a mask, and on long sequences those are few."""
+    low, full, high = 0, S // BLOCK_S * BLOCK_S, S
     if CAUSAL:
+        full = (block * BLOCK_T + S - T + 1) // BLOCK_S * BLOCK_S
         high = tl.minimum(S, (block + 1) * BLOCK_T + S - T)
-        full_high = (block * BLOCK_T + S - T + 1) // BLOCK_S * BLOCK_S
-    if HAS_START:
+    if HAS_START:  # any query may begin anywhere, so each tile needs its mask
         low = tl.min(first) // BLOCK_S * BLOCK_S
-        full_low = tl.minimum(high, tl.cdiv(tl.max(first), BLOCK_S) * BLOCK_S)
-    return low, full_low, full_high, high
+        full = low
+    return low, full, high
 
 
 @triton.jit
@@ -149,17 +148,15 @@ def forward_kernel(
     first = first_keys(start_ptr + b * stride_start_b, queries, T, stride_start_t, HAS_START, BLOCK_T)
     q = load_tile(q_ptr + b * stride_qb + h * stride_qh, queries, T, stride_qt, stride_qd, D, BLOCK_D, True)  # (BLOCK_T, D)
 
-    low, full_low, full_high, high = key_ranges(block, first, T, S, CAUSAL, HAS_START, BLOCK_T, BLOCK_S)
+    low, full, high = key_ranges(block, first, T, S, CAUSAL, HAS_START, BLOCK_T, BLOCK_S)
     m = tl.full([BLOCK_T], float("-inf"), tl.float32)
     l = tl.zeros([BLOCK_T], tl.float32)
     acc = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
-    if HAS_START:
-        m, l, acc = attend(q, k_ptr, v_ptr, m, l, acc, position, first, low, full_low, S, stride_ks, stride_kd, stride_vs, stride_vd, scale,
-                           True, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
-    m, l, acc = attend(q, k_ptr, v_ptr, m, l, acc, position, first, full_low, full_high, S, stride_ks, stride_kd, stride_vs, stride_vd, scale,
-                       False, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
-    m, l, acc = attend(q, k_ptr, v_ptr, m, l, acc, position, first, tl.maximum(full_low, full_high), high, S, stride_ks, stride_kd, stride_vs,
-                       stride_vd, scale, True, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
+    if not HAS_START:
+        m, l, acc = attend(q, k_ptr, v_ptr, m, l, acc, position, first, low, full, S, stride_ks, stride_kd, stride_vs, stride_vd, scale,
+                           False, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
+    m, l, acc = attend(q, k_ptr, v_ptr, m, l, acc, position, first, full, high, S, stride_ks, stride_kd, stride_vs, stride_vd, scale,
+                       True, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
 
     saw_nothing = l == 0.0  # its output is 0; its LSE is +inf, so that exp2(s - LSE) is 0 in the backward pass
     out = acc / tl.where(saw_nothing, 1.0, l)[:, None]
@@ -217,15 +214,13 @@ def query_gradient_kernel(
     tl.store(delta_ptr + queries, delta, mask=queries < T)
     lse = load_row(lse_ptr, queries, T, float("inf"))
 
-    low, full_low, full_high, high = key_ranges(block, first, T, S, CAUSAL, HAS_START, BLOCK_T, BLOCK_S)
+    low, full, high = key_ranges(block, first, T, S, CAUSAL, HAS_START, BLOCK_T, BLOCK_S)
     dq = tl.zeros([BLOCK_T, BLOCK_D], tl.float32)
-    if HAS_START:
-        dq = query_gradient(q, grad, lse, delta, dq, k_ptr, v_ptr, position, first, low, full_low, S, stride_ks, stride_kd, stride_vs, stride_vd,
-                            scale, True, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
-    dq = query_gradient(q, grad, lse, delta, dq, k_ptr, v_ptr, position, first, full_low, full_high, S, stride_ks, stride_kd, stride_vs, stride_vd,
-                        scale, False, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
-    dq = query_gradient(q, grad, lse, delta, dq, k_ptr, v_ptr, position, first, tl.maximum(full_low, full_high), high, S, stride_ks, stride_kd,
-                        stride_vs, stride_vd, scale, True, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
+    if not HAS_START:
+        dq = query_gradient(q, grad, lse, delta, dq, k_ptr, v_ptr, position, first, low, full, S, stride_ks, stride_kd, stride_vs, stride_vd,
+                            scale, False, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
+    dq = query_gradient(q, grad, lse, delta, dq, k_ptr, v_ptr, position, first, full, high, S, stride_ks, stride_kd, stride_vs, stride_vd,
+                        scale, True, CAUSAL, D, BLOCK_D, BLOCK_S)  # fmt: skip
     dq = dq * (scale * LN_2)
     store_tile(dq_ptr + b * stride_ob + h * stride_oh, dq, queries, T, stride_ot, stride_od, D, BLOCK_D)
 
@@ -316,8 +311,12 @@ class FlashAttention(torch.autograd.Function):
 def flash_attention(q, k, v, *, causal: bool, start=None):
     """Attend: q (B, H, T, D), k and v (B, K, S, D), float32, float16 or bfloat16, any strides -> (B, H, T, D) in their dtype.
 
-    start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives zeros. D is at most 256.
+    start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives zeros. Raises ValueError for
+    heads wider than 256, and where gradients are asked of float32 heads wider than 128, whose tiles do not fit the registers.
     """
+    D, learns = q.shape[-1], torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if D > 256 or (D > 128 and q.dtype == torch.float32 and learns):
+        raise ValueError(f"there is no kernel for heads of {D} in {q.dtype}{' with gradients' if learns else ''}: choose the attention sdpa")
     if start is not None and start.ndim == 1:
         start = start[:, None].expand(-1, q.shape[2])  # (B, T), of stride 0
     return FlashAttention.apply(q, k, v, start, causal)

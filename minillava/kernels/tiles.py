@@ -19,11 +19,11 @@ HALF = {
 HOPPER = {  # what differs on an H100 or B200, whose matrix unit takes 64 rows at a time straight from shared memory
     "forward": {128: (128, 64, 8, 3)},
 }
-FLOAT32 = {
-    "forward": {64: (64, 32, 4, 2), 128: (32, 32, 4, 2), 256: (16, 16, 4, 1)},
-    "query_gradient": {64: (32, 32, 4, 2), 128: (16, 16, 4, 1), 256: (16, 16, 4, 1)},
-    "key_value_gradient": {64: (32, 32, 4, 2), 128: (16, 16, 4, 1), 256: (16, 16, 4, 1)},
-    "decode": {64: (0, 32, 4, 2), 128: (0, 32, 4, 2), 256: (0, 16, 4, 1)},
+FLOAT32 = {  # there are no gradients at 256: even the smallest tiles spill
+    "forward": {64: (32, 32, 4, 2), 128: (32, 32, 8, 2), 256: (16, 16, 8, 1)},
+    "query_gradient": {64: (32, 32, 4, 2), 128: (16, 32, 4, 1)},
+    "key_value_gradient": {64: (16, 32, 4, 2), 128: (16, 16, 4, 1)},
+    "decode": {64: (0, 32, 4, 2), 128: (0, 32, 4, 2), 256: (0, 16, 8, 1)},
 }
 
 
