@@ -176,7 +176,7 @@ def parser() -> Parser:
     add("--seed", type=int, help="makes what is drawn repeatable")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    add("--attention", default="auto", help="auto, eager or sdpa")
+    add("--attention", default="auto", help="auto, eager, sdpa or triton")
     add("--with", dest="parts", metavar="EXERCISE.py", action="append", help="run on a student's part, as lessons/exercises/e05_rope.py; repeatable")
     return parser
 

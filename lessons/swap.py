@@ -21,10 +21,13 @@ from pathlib import Path
 
 from minillava.errors import UserError
 
-# What a part cannot reach by itself. sdpa computes what eager_attention does, so the student's takes both places; the merge loop of the product's
+# What a part cannot reach by itself. sdpa and triton compute what eager_attention does, so the student's takes all three places; the merge loop of the product's
 # tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py instead.
 COMPANIONS = {
-    "minillava.attention.eager_attention": {"minillava.attention.sdpa_attention": "minillava.attention.eager_attention"},
+    "minillava.attention.eager_attention": {
+        "minillava.attention.sdpa_attention": "minillava.attention.eager_attention",
+        "minillava.attention.triton_attention": "minillava.attention.eager_attention",
+    },
     "lessons.bpe.merge_pieces": {"minillava.tokenizer.Tokenizer.encode": "lessons.bpe.encode"},
 }
 

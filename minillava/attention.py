@@ -12,9 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, implementation: str = "sdpa", start: Tensor | None = None) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    implementation: str = "sdpa",
+    start: Tensor | None = None,
+    past: Tensor | None = None,
+) -> Tensor:
     """Attend. `start` int64: the first position that may be seen, (B,) by each row of a batch padded on the left, or (B, T) by each query, where
-    several samples are packed into a row. A query without a visible key gives zeros.
+    several samples are packed into a row. A query without a visible key gives zeros. `past` (1,) int64: k and v are a whole cache, of which so many
+    positions were filled before the queries' own; it is a tensor, so that its number may stay on the GPU.
 
     Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
     """
@@ -23,18 +33,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, implementation: 
     known = implementations()
     if implementation not in known:
         raise ValueError(f"attention {implementation!r} is not one of {', '.join(known)}")
-    return known[implementation](q, k, v, causal=causal, start=start)
+    options = {"causal": causal, "start": start} | ({} if past is None else {"past": past})
+    return known[implementation](q, k, v, **options)
 
 
 def implementations() -> dict:
     """The functions by their names. The table is made at each call, so that a function that took the place of one of ours is in it."""
-    return {"eager": eager_attention, "sdpa": sdpa_attention}
+    return {"eager": eager_attention, "sdpa": sdpa_attention, "triton": triton_attention}
 
 
-def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tensor | None:
+def visible(T: int, S: int, causal: bool, start: Tensor | None, device, past: Tensor | None = None) -> Tensor | None:
     """Which keys each query may see: True = visible, (T, S) or (B, 1, T, S); None when it may see all."""
     mask = None
-    if causal and T > 1:
+    if past is not None:
+        mask = torch.arange(S, device=device) <= past + torch.arange(T, device=device)[:, None]  # (T, S)
+    elif causal and T > 1:
         mask = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
     if start is not None:
         real = torch.arange(S, device=device) >= start.view(len(start), 1, -1, 1)  # (B, 1, 1 or T, S)
@@ -43,13 +56,13 @@ def visible(T: int, S: int, causal: bool, start: Tensor | None, device) -> Tenso
     return mask
 
 
-def eager_attention(q, k, v, *, causal, start=None):
+def eager_attention(q, k, v, *, causal, start=None, past=None):
     """The formula, line by line: the other implementations must equal it."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
-    mask = visible(q.shape[2], k.shape[2], causal, start, q.device)
+    mask = visible(q.shape[2], k.shape[2], causal, start, q.device, past)
     if mask is None:
         return scores.softmax(-1) @ v
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
@@ -58,9 +71,20 @@ def eager_attention(q, k, v, *, causal, start=None):
     return weights @ v
 
 
-def sdpa_attention(q, k, v, *, causal, start=None):
+def sdpa_attention(q, k, v, *, causal, start=None, past=None):
     """PyTorch's fused kernels. Their `is_causal` aligns queries and keys at the first position, so it serves T = S alone; else the mask is given."""
     T, S = q.shape[2], k.shape[2]
     whole_prompt = causal and T == S and start is None
-    mask = None if whole_prompt else visible(T, S, causal, start, q.device)
+    mask = None if whole_prompt else visible(T, S, causal, start, q.device, past)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole_prompt and T > 1, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def triton_attention(q, k, v, *, causal, start=None, past=None):
+    """Our own kernels: flash decoding for one query a head, flash attention for more, and where gradients are asked for."""
+    from minillava.kernels.flash_attention import flash_attention  # Triton comes with PyTorch for CUDA alone
+    from minillava.kernels.flash_decoding import flash_decoding
+
+    learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if q.shape[2] == 1 and not learns and (start is None or start.ndim == 1):
+        return flash_decoding(q, k, v, start=start, past=past)
+    return flash_attention(q, k, v, causal=causal, start=start)

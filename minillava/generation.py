@@ -11,10 +11,12 @@ of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from minillava.decode_graph import DecodeStep
 from minillava.errors import UserError
 from minillava.kv_cache import KVCache
 
@@ -152,11 +154,13 @@ def _loop(model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, 
     """Yield the next id of each row, None for a row whose answer has ended; stop when all have."""
     generator = None if sampling.seed is None else torch.Generator(cache.keys.device).manual_seed(sampling.seed)
     placeholder = getattr(model.config, "image_token_id", math.inf)
-    inputs = _uncached(model, inputs, cache)
+    inputs, forward = _uncached(model, inputs, cache), partial(model, cache=cache, last_only=True)
     running = [True] * len(inputs["input_ids"])
-    for _ in range(limit):
+    for step in range(limit):
         with torch.inference_mode():  # for each step alone: held over a yield, it would leak into the caller's code
-            logits = model(**inputs, cache=cache, last_only=True)[:, -1].float()  # (B, V)
+            if step == 1 and cache.keys.is_cuda:
+                forward = DecodeStep(model, cache).capture()
+            logits = forward(**inputs)[:, -1].float()  # (B, V)
             if placeholder < logits.shape[-1]:
                 logits[:, placeholder] = -math.inf  # it stands for a picture, and an answer holds none
             ids = sample(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)  # (B,)

@@ -89,7 +89,8 @@ class Attention(nn.Module):
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
-        x = attention(q, k, v, causal=True, implementation=implementation, start=start)
+        past = None if cache is None else cache.past
+        x = attention(q, k, v, causal=True, implementation=implementation, start=start, past=past)
         return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
 
 
@@ -145,7 +146,10 @@ class LanguageModel(nn.Module):
                 cache.start = start
         elif attention_mask is not None and cache is None and attention_mask.max() > 1:
             start = sample_starts(attention_mask)  # (B, T)
-        cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
+        if cache and cache.past is not None:
+            cos, sin = (table[cache.past] for table in cache.rope)  # (1, D)
+        else:
+            cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
         x = inputs_embeds
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, index, cache, start, self.attention)

@@ -133,7 +133,8 @@ def forward_kernel(
     stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od, stride_start_b, stride_start_t,
     H, T, S, scale,
-    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     block, row = tl.program_id(0), tl.program_id(1)
     if CAUSAL:  # the last queries see most keys: they begin first, so that no long program is left for the end
@@ -191,7 +192,8 @@ def query_gradient_kernel(
     stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     stride_ob, stride_oh, stride_ot, stride_od, stride_gb, stride_gh, stride_gt, stride_gd, stride_start_b, stride_start_t,
     H, T, S, scale,
-    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """dQ of a tile of queries; delta too, which the next kernel reads. Laid out as the forward kernel; dq is as `out`."""
     block, row = tl.program_id(0), tl.program_id(1)
@@ -255,7 +257,8 @@ def key_value_gradient_kernel(
     stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     stride_gb, stride_gh, stride_gt, stride_gd, stride_dkb, stride_dkh, stride_dks, stride_dkd, stride_start_b, stride_start_t,
     H, T, S, scale,
-    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    GROUP: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of a tile of keys, over all query heads that read it; dv is as dk."""
     block, row = tl.program_id(0), tl.program_id(1)
@@ -312,11 +315,8 @@ def flash_attention(q, k, v, *, causal: bool, start=None):
     """Attend: q (B, H, T, D), k and v (B, K, S, D), float32, float16 or bfloat16, any strides -> (B, H, T, D) in their dtype.
 
     start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives zeros. Raises ValueError for
-    heads wider than 256, and where gradients are asked of float32 heads wider than 128, whose tiles do not fit the registers.
+    a head that is too wide: more than 256, or 128 in float32.
     """
-    D, learns = q.shape[-1], torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    if D > 256 or (D > 128 and q.dtype == torch.float32 and learns):
-        raise ValueError(f"there is no kernel for heads of {D} in {q.dtype}{' with gradients' if learns else ''}: choose the attention sdpa")
     if start is not None and start.ndim == 1:
         start = start[:, None].expand(-1, q.shape[2])  # (B, T), of stride 0
     return FlashAttention.apply(q, k, v, start, causal)
@@ -330,9 +330,8 @@ def like_heads(x):
 
 def settings(name: str, q, k, start, causal: bool) -> dict:
     """The constants that a kernel is compiled for, with the tile of this card and head."""
-    D, BLOCK_D = q.shape[-1], max(16, triton.next_power_of_2(q.shape[-1]))
-    flags = dict(GROUP=q.shape[1] // k.shape[1], CAUSAL=causal, HAS_START=start is not None, D=D, BLOCK_D=BLOCK_D)
-    return flags | tile(name, BLOCK_D, q.dtype, q.device)
+    flags = dict(GROUP=q.shape[1] // k.shape[1], CAUSAL=causal, HAS_START=start is not None)
+    return flags | tile(name, q.shape[-1], q.dtype, q.device)
 
 
 def start_arguments(q, start):
@@ -342,7 +341,7 @@ def start_arguments(q, start):
 
 def forward(q, k, v, start, causal):
     """(out (B, H, T, D), lse (B, H, T) float32 in base 2)."""
-    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
+    (B, H, T, D), S = q.shape, k.shape[2]
     out, lse = like_heads(q), q.new_empty(B, H, T, dtype=torch.float32)
     begin, *begin_strides = start_arguments(q, start)
     constants = settings("forward", q, k, start, causal)

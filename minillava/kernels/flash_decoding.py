@@ -24,18 +24,18 @@ from minillava.kernels.tiles import tile
 
 @triton.jit
 def split_kernel(
-    q_ptr, k_ptr, v_ptr, start_ptr, length_ptr, part_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, start_ptr, past_ptr, part_ptr, lse_ptr,
     stride_qb, stride_qh, stride_qd, stride_kb, stride_kh, stride_ks, stride_kd, stride_vb, stride_vh, stride_vs, stride_vd,
     H, S, splits, scale,
-    GROUP: tl.constexpr, HAS_START: tl.constexpr, HAS_LENGTH: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr,
+    GROUP: tl.constexpr, HAS_START: tl.constexpr, HAS_PAST: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_G: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One part of the keys of one key head, for the GROUP query heads that read it. part (B, H, splits, D), lse (B, H, splits)."""
     split, row = tl.program_id(0), tl.program_id(1)
     K = H // GROUP
     b, key_head = (row // K).to(tl.int64), (row % K).to(tl.int64)
-    if HAS_LENGTH:  # how much of the cache is filled is known to the card alone, so that a captured CUDA graph stays right
-        S = tl.load(length_ptr).to(tl.int32)
+    if HAS_PAST:  # how much of the cache is filled is known to the card alone, so that a captured CUDA graph stays right
+        S = tl.load(past_ptr).to(tl.int32) + 1
     members = tl.arange(0, BLOCK_G)
     heads = key_head * GROUP + members
     q = load_tile(q_ptr + b * stride_qb + key_head * GROUP * stride_qh, members, GROUP, stride_qh, stride_qd, D, BLOCK_D, True)  # (BLOCK_G, D)
@@ -79,25 +79,24 @@ def combine_kernel(part_ptr, lse_ptr, out_ptr, splits, D: tl.constexpr, BLOCK_D:
 
 
 # ---------------------------------------------------------------------------------------------------------------- launch
-def flash_decoding(q, k, v, *, start=None, length=None):
+def flash_decoding(q, k, v, *, start=None, past=None):
     """Attend with one query a head: q (B, H, 1, D), k and v (B, K, S, D), any strides -> (B, H, 1, D).
 
-    start (B,) int64: the first real position of each row. length, an integer tensor of one number: how many of the S positions are filled; without
-    it, all are. Both are read on the card, and nothing is asked of it, so the call may be captured in a CUDA graph.
+    start (B,) int64: the first real position of each row. past (1,) int64: how many of the S positions come before the query; without it, S - 1.
+    Both are read on the card, and nothing is asked of it, so the call may be captured in a CUDA graph. Raises ValueError for a head that is too wide.
     """
     (B, H, _, D), (K, S) = q.shape, k.shape[1:3]
-    GROUP, BLOCK_D = H // K, max(16, triton.next_power_of_2(D))
-    constants = tile("decode", BLOCK_D, q.dtype, q.device)
+    GROUP, constants = H // K, tile("decode", D, q.dtype, q.device)
     splits = split_count(B * K, S, constants["BLOCK_S"], multiprocessors(q.device))
     part, lse = q.new_empty(B, H, splits, D, dtype=torch.float32), q.new_empty(B, H, splits, dtype=torch.float32)
     split_kernel[splits, B * K](
-        q, k, v, q if start is None else start, q if length is None else length, part, lse,
+        q, k, v, q if start is None else start, q if past is None else past, part, lse,
         q.stride(0), q.stride(1), q.stride(3), *k.stride(), *v.stride(), H, S, splits, LOG2_E / math.sqrt(D),
-        GROUP=GROUP, HAS_START=start is not None, HAS_LENGTH=length is not None, D=D, BLOCK_D=BLOCK_D,
+        GROUP=GROUP, HAS_START=start is not None, HAS_PAST=past is not None,
         BLOCK_G=max(16, triton.next_power_of_2(GROUP)), **constants,  # the tensor cores multiply no fewer than 16 rows
     )  # fmt: skip
     out = q.new_empty(B, H, 1, D)
-    combine_kernel[(B * H,)](part, lse, out, splits, D=D, BLOCK_D=BLOCK_D, BLOCK_SPLITS=triton.next_power_of_2(splits))
+    combine_kernel[(B * H,)](part, lse, out, splits, D=D, BLOCK_D=constants["BLOCK_D"], BLOCK_SPLITS=triton.next_power_of_2(splits))
     return out
 
 

@@ -6,10 +6,13 @@ program, tensor-core instructions, asynchronous copies, and how many programs a 
 """
 
 import argparse
+import itertools
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,9 +139,7 @@ def compile_launch(launch: Launch, architecture: int) -> Compiled:
             signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
         if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
-    kernel = triton.compile(
-        ASTSource(launch.kernel, signature, constants, attributes), target=GPUTarget("cuda", architecture, 32), options=options
-    )
+    kernel = triton.compile(ASTSource(launch.kernel, signature, constants, attributes), target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(kernel.asm["cubin"])
         show = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", file.name]
@@ -156,13 +157,80 @@ def compile_launch(launch: Launch, architecture: int) -> Compiled:
     )
 
 
+def problems(compiled: Compiled, dtype: torch.dtype, D: int) -> list[str]:
+    """What a shipped kernel may not have."""
+    found = []
+    if compiled.spills:
+        found.append(f"{compiled.spills} spills")
+    if compiled.shared > CARDS[compiled.architecture].most_shared:
+        found.append("more shared memory than the card has")
+    if not compiled.tensor_core and compiled.name not in ("combine", "rms_norm"):
+        found.append("no tensor cores")
+    if D == 64 and dtype != torch.float32 and compiled.programs < 2:
+        found.append("only one program on a multiprocessor")
+    return found
+
+
 def useful_share(launch: Launch) -> float:
-    """Of the scores that the tiles compute, the share that is visible, for the kernels of the whole prompt."""
+    """Of the scores that the forward kernel's tiles compute, the share that is visible; without `start`."""
     a = launch.arguments
-    T, S, BT, BS, causal = a["T"], a["S"], a["BLOCK_T"], a["BLOCK_S"], a["CAUSAL"]
-    useful = sum(min(S, t + S - T + 1) if causal else S for t in range(T))
-    computed = 0
-    for begin in range(0, T, BT):
-        high = min(S, begin + BT + S - T) if causal else S
-        computed += BT * -(-high // BS) * BS
-    return useful / computed
+    T, S, BLOCK_T, BLOCK_S, causal = (a[name] for name in ("T", "S", "BLOCK_T", "BLOCK_S", "CAUSAL"))
+    visible = sum(t + S - T + 1 if causal else S for t in range(T))
+    ends = [min(S, begin + BLOCK_T + S - T) if causal else S for begin in range(0, T, BLOCK_T)]  # of the keys of each tile of queries
+    return visible / sum(BLOCK_T * -(-end // BLOCK_S) * BLOCK_S for end in ends)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the table
+@dataclass(frozen=True)
+class Job:
+    """One kernel of one configuration; `number` counts the launches of the configuration."""
+
+    architecture: int
+    D: int
+    dtype: str
+    causal: bool
+    padded: bool
+    number: int
+
+    def launch(self) -> Launch:
+        return attention_launches(self.architecture, self.D, DTYPES[self.dtype], self.causal, self.padded)[self.number]
+
+    def run(self) -> Compiled:
+        return compile_launch(self.launch(), self.architecture)
+
+
+def jobs(architectures: list[int], widths: list[int], dtypes: list[str]) -> list[Job]:
+    """Causal, with and without `start`, and bidirectional, for all that the tiles hold. There are none for float32 heads beyond 128."""
+    found = []
+    for architecture, D, dtype in itertools.product(architectures, widths, dtypes):
+        if dtype == "float32" and max(tiles.FLOAT32["forward"]) < D:
+            continue
+        for causal, padded in ((True, False), (True, True), (False, False)):
+            count = len(attention_launches(architecture, D, DTYPES[dtype], causal, padded))
+            found += [Job(architecture, D, dtype, causal, padded, number) for number in range(count)]
+    return found
+
+
+def main() -> int:
+    """Print the table; status 1 if a kernel has what none may have."""
+    parser = argparse.ArgumentParser(prog="python -m minillava.kernels.report", description=__doc__.split("\n")[0])
+    parser.add_argument("--cards", type=int, nargs="+", choices=CARDS, default=list(CARDS), help="architectures (default: all)")
+    parser.add_argument("--widths", type=int, nargs="+", choices=WIDTHS, default=list(WIDTHS), help="of a head (default: all)")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: all)")
+    flags = parser.parse_args()
+    todo, bad = jobs(flags.cards, flags.widths, flags.dtypes), 0
+    print("| kernel | card | head | dtype | sees | warps | registers | spills | shared KB | tensor core | async copies | programs |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    with ProcessPoolExecutor() as pool:
+        for job, c in zip(todo, pool.map(Job.run, todo), strict=True):
+            sees = ("causal" if job.causal else "all") + (", start" if job.padded else "")
+            cells = (c.name, f"sm_{c.architecture}", job.D, job.dtype, sees, c.warps, c.registers, c.spills, f"{c.shared / 1024:.0f}", c.tensor_core)
+            found = problems(c, DTYPES[job.dtype], job.D)
+            bad += bool(found)
+            print("|", " | ".join(map(str, (*cells, c.async_copies, c.programs))), "|", *found, flush=True)
+    print(f"{len(todo)} kernels, {bad} with problems")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

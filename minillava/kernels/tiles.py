@@ -8,37 +8,40 @@ minillava.kernels.report` shows both for each line of the table; no line spills.
 import functools
 
 import torch
+import triton
 
-# kernel: {width of the head: (queries, keys, warps, stages)}. Wider heads need smaller tiles. "half" is float16 and bfloat16.
-HALF = {
-    "forward": {64: (128, 64, 4, 3), 128: (64, 64, 4, 2), 256: (64, 32, 8, 2)},
-    "query_gradient": {64: (64, 64, 4, 2), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
+# kernel: {width of the head: (queries, keys, warps, stages)}. Wider heads need smaller tiles; narrower ones than 64 take its line.
+HALF = {  # float16 and bfloat16
+    "forward": {64: (128, 32, 4, 3), 128: (64, 64, 4, 2), 256: (64, 32, 8, 2)},
+    "query_gradient": {64: (64, 64, 4, 3), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
     "key_value_gradient": {64: (32, 64, 4, 2), 128: (32, 64, 8, 2), 256: (32, 32, 8, 1)},
-    "decode": {64: (0, 64, 4, 3), 128: (0, 64, 4, 3), 256: (0, 32, 4, 2)},
+    "decode": {64: (1, 64, 4, 3), 128: (1, 64, 4, 3), 256: (1, 32, 4, 2)},
 }
-HOPPER = {  # what differs on an H100 or B200, whose matrix unit takes 64 rows at a time straight from shared memory
-    "forward": {128: (128, 64, 8, 3)},
+FLOAT32 = {  # not at 256, where even the smallest tiles spill
+    "forward": {64: (32, 32, 4, 2), 128: (32, 16, 4, 2)},
+    "query_gradient": {64: (16, 32, 4, 2), 128: (16, 32, 4, 1)},
+    "key_value_gradient": {64: (16, 32, 4, 1), 128: (16, 16, 4, 1)},
+    "decode": {64: (1, 32, 8, 2), 128: (1, 32, 4, 2)},
 }
-FLOAT32 = {  # there are no gradients at 256: even the smallest tiles spill
-    "forward": {64: (32, 32, 4, 2), 128: (32, 32, 8, 2), 256: (16, 16, 8, 1)},
-    "query_gradient": {64: (32, 32, 4, 2), 128: (16, 32, 4, 1)},
-    "key_value_gradient": {64: (16, 32, 4, 2), 128: (16, 16, 4, 1)},
-    "decode": {64: (0, 32, 4, 2), 128: (0, 32, 4, 2), 256: (0, 16, 8, 1)},
-}
+# What differs in half precision from this architecture on: an RTX 4090 spills sooner, and the matrix unit of an H100 or B200 takes 64 rows at a
+# time straight from shared memory, of which an RTX 5090 (120) has no more than an RTX 4090.
+ADA = {"key_value_gradient": {64: (32, 32, 4, 2)}}
+HOPPER = {"forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}}
+BLACKWELL = HOPPER | {"key_value_gradient": {128: (32, 32, 4, 2)}}
+LATER = {0: {}, 89: ADA, 90: HOPPER, 100: BLACKWELL, 120: ADA}
 
 
-def tile(kernel: str, BLOCK_D: int, dtype: torch.dtype, device: torch.device) -> dict:
-    """The tile of a kernel for heads of BLOCK_D, a power of two, on this device."""
-    width = max(64, BLOCK_D)
-    if dtype == torch.float32:
-        sizes = FLOAT32[kernel][width]
-    else:
-        sizes = HALF[kernel][width]
-        if architecture(device) >= 90:
-            sizes = HOPPER.get(kernel, {}).get(width, sizes)
-    BLOCK_T, BLOCK_S, num_warps, num_stages = sizes
-    queries = {"BLOCK_T": BLOCK_T} if BLOCK_T else {}  # decoding has one
-    return {**queries, "BLOCK_S": BLOCK_S, "num_warps": num_warps, "num_stages": num_stages}
+def tile(kernel: str, D: int, dtype: torch.dtype, device: torch.device) -> dict:
+    """The constants of a kernel for heads of width D on this device. ValueError for heads that are too wide."""
+    BLOCK_D = max(16, triton.next_power_of_2(D))  # a tile's sides are powers of two
+    widths = (FLOAT32 if dtype == torch.float32 else HALF)[kernel]
+    if max(widths) < D:
+        raise ValueError(f"there is no kernel for heads of {D} in {dtype}: choose the attention sdpa")
+    if dtype != torch.float32:
+        widths = widths | LATER[max(first for first in LATER if first <= architecture(device))].get(kernel, {})
+    BLOCK_T, BLOCK_S, num_warps, num_stages = widths[max(64, BLOCK_D)]
+    sizes = {"BLOCK_S": BLOCK_S} if kernel == "decode" else {"BLOCK_T": BLOCK_T, "BLOCK_S": BLOCK_S}
+    return {"D": D, "BLOCK_D": BLOCK_D, **sizes, "num_warps": num_warps, "num_stages": num_stages}
 
 
 @functools.lru_cache

@@ -10,7 +10,9 @@ is built on the meta device, where it takes no memory, the file is mapped, and i
 a pickle can run any program.
 """
 
+import importlib.util
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -127,7 +129,7 @@ def load(
     """A LLaVA and its processor from a weights folder in any known layout; UserError in one sentence for whatever is wrong with it.
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
-    float32 for small files on a CPU; stored is the file's always. attention: auto, eager, sdpa. template: how turns are written
+    float32 for small files on a CPU; stored is the file's always. attention: auto, eager, sdpa, triton. template: how turns are written
     (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the folder of the CLIP whose tower is taken,
     for the original LLaVA-1.5, whose files hold none.
     """
@@ -213,12 +215,9 @@ def _config_values(folder: Path) -> dict:
 
 def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str, vision: str | Path | None = None):
     """Build on the meta device, then take the file's tensors as parameters. `prefix` is the module's name in a LLaVA."""
-    implementation = "sdpa" if attention == "auto" else attention
-    if implementation not in implementations():
-        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(implementations())}.")
     target = find_device(device)
     with torch.device("meta"):
-        module = build(attention=implementation)
+        module = build(attention=find_attention(attention, target))
     wanted = {prefix + name: parameter for name, parameter in module.state_dict().items()}
     sources = find_sources(folder, wanted, vision)
     torch_dtype = _find_dtype(dtype, target, sources, folder)
@@ -257,6 +256,20 @@ def find_device(device: str) -> torch.device:
     if (found.index or 0) >= count:
         raise UserError(f"The device {device} was asked for, but this machine has {count} devices of that kind that PyTorch can use.")
     return found
+
+
+def find_attention(attention: str, device: torch.device) -> str:
+    """The attention by its name; "auto" is our kernels on an NVIDIA GPU and PyTorch's elsewhere. UserError for one that cannot run here."""
+    has_triton = importlib.util.find_spec("triton") is not None
+    if attention == "auto":
+        return "triton" if has_triton and device.type == "cuda" else "sdpa"
+    if attention not in implementations():
+        raise UserError(f"There is no attention {attention!r}; there are auto, {', '.join(implementations())}.")
+    if attention == "triton" and not has_triton:
+        raise UserError("The attention triton needs the package triton, which comes with PyTorch for CUDA: install it, or choose sdpa.")
+    if attention == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError(f"The attention triton runs on CUDA, not on {device}: choose sdpa, or set TRITON_INTERPRET=1 to watch it run slowly.")
+    return attention
 
 
 def _find_dtype(dtype: str, device: torch.device, names: dict[Path, dict[str, str]], folder: Path) -> torch.dtype:

@@ -1,0 +1,141 @@
+"""The Triton kernels: their numbers in the interpreter, what the compiler makes of them, and, where there is a GPU, both on it."""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import minillava
+from minillava import weights
+from minillava.attention import attention
+from minillava.errors import UserError
+from minillava.kernels import report
+
+ROOT = Path(__file__).resolve().parent.parent
+WITH_INTERPRETER = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+
+
+def test_in_the_interpreter():
+    """In a process of its own, since Triton interprets or compiles, once for all."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_kernels.py"]
+    run = subprocess.run(command, env=WITH_INTERPRETER, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-6000:] + run.stderr[-2000:]
+
+
+def test_the_command_line_in_the_interpreter():
+    command = [sys.executable, "chat.py", "--image", "lessons/images/cat.png", "--attention", "triton", "--device", "cpu", "Is there a dog?"]
+    run = subprocess.run(command, env=WITH_INTERPRETER, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "No, there is no dog.\n"), run.stderr
+
+
+def test_triton_where_it_cannot_run(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    with pytest.raises(UserError, match="runs on CUDA, not on cpu: choose sdpa"):
+        weights.find_attention("triton", cpu)
+    assert weights.find_attention("auto", cpu) == "sdpa" and weights.find_attention("auto", cuda) == "triton"
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find_spec(name, *rest))
+    with pytest.raises(UserError, match="needs the package triton"):
+        weights.find_attention("triton", cuda)
+    assert weights.find_attention("auto", cuda) == "sdpa"
+
+
+def test_importing_the_product_does_not_import_triton():
+    code = "import sys, minillava, minillava.training, minillava.attention; print('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------- what the compiler makes of them
+REPORT = """
+from concurrent.futures import ProcessPoolExecutor
+from minillava.kernels import report
+if __name__ == "__main__":
+    chosen = [(80, 64, "float16", (True, False)), (80, 128, "bfloat16", (True,)), (90, 64, "bfloat16", (True, False)), (90, 128, "float16", (True,))]
+    kinds = [(card, D, dtype, causal, False) for card, D, dtype, both in chosen for causal in both]
+    jobs = [report.Job(*kind, number) for kind in kinds for number in range(5 if kind[3] else 3)]
+    with ProcessPoolExecutor(2) as pool:
+        for job, compiled in zip(jobs, pool.map(report.Job.run, jobs)):
+            print(job.architecture, job.D, compiled.name, compiled.async_copies, report.problems(compiled, report.DTYPES[job.dtype], job.D))
+"""
+
+
+def test_compiled_for_the_cards_that_matter(tmp_path):
+    """No spills, tensor cores, shared memory within the card's, two programs a multiprocessor at head 64; the report itself compiles all."""
+    script = tmp_path / "compile.py"
+    script.write_text(REPORT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lines = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == 2 * 5 + 2 * 8
+    for line in lines:
+        assert line.endswith(" []"), line
+        name, copies = line.split()[2:4]
+        assert name == "combine" or int(copies) > 0, line  # tiles of the loop are loaded while others are multiplied
+
+
+def test_a_kernel_that_spills_would_be_found(monkeypatch):
+    compiled = report.Compiled("forward", 80, 8, 255, 3, 200 << 10, 0, 0)
+    assert len(report.problems(compiled, torch.float16, 64)) == 4
+    half_registers = dataclasses.replace(compiled, spills=0, shared=70 << 10, tensor_core=9, registers=128)
+    assert half_registers.programs == 2 and report.problems(half_registers, torch.float16, 64) == []
+
+
+@pytest.mark.parametrize("T, causal", [(577, False), (640, True)], ids=["a picture", "a prompt"])
+@pytest.mark.parametrize("architecture", report.CARDS)
+@pytest.mark.parametrize("D", [64, 128])
+def test_tiles_compute_little_that_is_not_visible(T, causal, architecture, D):
+    launch = report.attention_launches(architecture, D, torch.float16, causal, False, T)[0]
+    assert report.useful_share(launch) >= 0.8
+
+
+def test_the_report_narrowed(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", "--cards", "80", "--widths", "16", "--dtypes", "float16"])
+    monkeypatch.setattr(report, "jobs", lambda *chosen: [report.Job(80, 16, "float16", True, False, 4)])
+    assert report.main() == 0
+    assert capsys.readouterr().out.splitlines()[-2:][0].startswith("| combine | sm_80 | 16 | float16 | causal | 4 | ")
+
+
+# ---------------------------------------------------------------------------------------------------------------- on a GPU
+cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")]
+ON_CARD = [
+    pytest.param(*case, marks=cuda) for case in [(2, 16, 16, 577, 577, 64, False), (2, 8, 2, 300, 300, 128, True), (1, 4, 4, 37, 513, 80, True)]
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("B, H, K, T, S, D, causal", ON_CARD)
+def test_on_a_gpu_as_exact_as_the_formula(B, H, K, T, S, D, causal, dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((H, T), (K, S), (K, S), (H, T))
+    q, k, v, grad = (torch.randn(B, heads, length, D, generator=generator).cuda().to(dtype) for heads, length in shapes)
+    results = []
+    for name, kind in (("eager", torch.float64), ("eager", dtype), ("triton", dtype), ("triton", dtype)):
+        qkv = [x.to(kind).requires_grad_() for x in (q, k, v)]
+        out = attention(*qkv, causal=causal, implementation=name)
+        results.append([out, *torch.autograd.grad(out, qkv, grad.to(kind))])
+    for allowed, exact, formula, ours, again in zip((2, 3, 3, 3), *results, strict=True):
+        assert torch.equal(ours, again)
+        rounding = torch.finfo(dtype).eps * exact.abs().max()
+        assert (ours - exact).abs().max() <= allowed * torch.maximum((formula - exact).abs().max(), rounding)
+
+
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=cuda) for name in ("FLASH_ATTENTION", "MATH")])
+def test_on_a_gpu_beside_pytorch(backend):
+    q, k, v = (torch.randn(2, 8, 1000, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    with torch.nn.attention.sdpa_kernel(getattr(torch.nn.attention.SDPBackend, backend)):
+        theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    ours = attention(q, k, v, causal=True, implementation="triton")
+    assert (ours - theirs).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * v.abs().max()
+
+
+@pytest.mark.parametrize("question", [pytest.param("What is in the picture?", marks=cuda)])
+def test_on_a_gpu_the_tiny_model_answers_as_on_a_cpu(question):
+    """Prefill by flash attention, then a CUDA graph of flash decoding."""
+    picture = ROOT / "lessons/images/cat.png"
+    answers = [minillava.answer(*minillava.load("weights/tiny", device, "float32"), picture, question) for device in ("cpu", "cuda")]
+    assert answers[0] == answers[1]
