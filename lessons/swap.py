@@ -21,8 +21,8 @@ from pathlib import Path
 
 from minillava.errors import UserError
 
-# What a part cannot reach by itself. sdpa and triton compute what eager_attention does, so the student's takes all three places; the merge loop of the product's
-# tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py instead.
+# What a part cannot reach by itself. sdpa and triton compute what eager_attention does, so the student's takes all three places; the merge loop of
+# the product's tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py instead.
 COMPANIONS = {
     "minillava.attention.eager_attention": {
         "minillava.attention.sdpa_attention": "minillava.attention.eager_attention",
