@@ -50,19 +50,44 @@ class SceneSamples:
         return {"scene": index}
 
 
-class JsonSamples:
+class Epochs:
+    """The order of samples that are used again and again: every one once an epoch, each epoch in an order of its own."""
+
+    def __init__(self, has_picture: np.ndarray):
+        self.has_picture = has_picture  # (samples,) bool
+        self._orders: dict[tuple, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.has_picture)
+
+    def indices(self, step: int, batch_size: int, seed: int, pictures: bool | None = None) -> list[int]:
+        """The samples of a step; `pictures` chooses among those with a picture (True) or without one (False)."""
+        count = len(self) if pictures is None else int((self.has_picture == pictures).sum())
+        positions = range(step * batch_size, (step + 1) * batch_size)
+        return [int(self._order(seed, position // count, pictures)[position % count]) for position in positions]
+
+    def _order(self, seed: int, epoch: int, pictures: bool | None) -> np.ndarray:
+        """The indices of one epoch, in its order. The last few are kept; several threads may ask."""
+        orders, key = self._orders, (seed, epoch, pictures)
+        if key not in orders:
+            indices = np.arange(len(self)) if pictures is None else np.flatnonzero(self.has_picture == pictures)
+            orders = {**dict(list(orders.items())[-3:]), key: np.random.default_rng([seed, epoch]).permutation(indices)}
+            self._orders = orders
+        return orders[key]
+
+
+class JsonSamples(Epochs):
     """LLaVA's JSON. Everything that can be checked without opening the pictures is checked here, before the training starts."""
 
     def __init__(self, path: str | Path, images: str | Path | None, skip_missing: bool = False):
         self.records = read_records(Path(path))
-        self._orders: dict[tuple, np.ndarray] = {}
+        super().__init__(np.zeros(len(self.records), dtype=bool))
         self.images = Path(images) if images else None
         self.num_bytes = np.zeros(len(self.records), dtype=np.int64)  # of the turns, as UTF-8
-        self.has_picture = np.zeros(len(self.records), dtype=bool)
         folders, missing = FolderListings(), {}  # {index of a record: its picture that is not there}
         for index, record in enumerate(tqdm(self.records, desc="checking the records", leave=False, disable=None)):
             try:
-                turns, name = self._turns_and_picture(record)
+                turns, name = turns_and_picture(record, self.images)
             except UserError as error:
                 raise UserError(f"{path}: record {index} (id {str(record.get('id'))[:40]!r}): {error}") from None
             self.num_bytes[index], self.has_picture[index] = sum(len(text.encode(errors="replace")) for _, text in turns), name is not None
@@ -78,11 +103,8 @@ class JsonSamples:
             self.leave_out(set(missing))
 
     def __getitem__(self, index: int) -> Sample:
-        turns, name = self._turns_and_picture(self.records[index])
+        turns, name = turns_and_picture(self.records[index], self.images)
         return Sample(turns, None if name is None else self.images / name)
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def label(self, index: int) -> dict:
         """How a report names the record."""
@@ -93,33 +115,21 @@ class JsonSamples:
         """Take records out for good; UserError if none remains."""
         kept = [index for index in range(len(self)) if index not in indices]
         self.records = [self.records[index] for index in kept]
-        self.num_bytes, self.has_picture, self._orders = self.num_bytes[kept], self.has_picture[kept], {}
+        self.num_bytes = self.num_bytes[kept]
+        super().__init__(self.has_picture[kept])
         if not self.records:
             raise UserError("none of the records can be used for this stage")
 
-    def indices(self, step: int, batch_size: int, seed: int, pictures: bool | None = None) -> list[int]:
-        """Every sample once an epoch, each epoch in an order of its own; `pictures` chooses those with a picture (True) or without one (False)."""
-        count = len(self) if pictures is None else int((self.has_picture == pictures).sum())
-        positions = range(step * batch_size, (step + 1) * batch_size)
-        return [int(self._order(seed, position // count, pictures)[position % count]) for position in positions]
 
-    def _order(self, seed: int, epoch: int, pictures: bool | None) -> np.ndarray:
-        """The indices of one epoch, in its order. The last few are kept; several threads may ask."""
-        orders, key = self._orders, (seed, epoch, pictures)
-        if key not in orders:
-            indices = np.arange(len(self)) if pictures is None else np.flatnonzero(self.has_picture == pictures)
-            orders = {**dict(list(orders.items())[-3:]), key: np.random.default_rng([seed, epoch]).permutation(indices)}
-            self._orders = orders
-        return orders[key]
-
-    def _turns_and_picture(self, record: dict) -> tuple[list[Turn], str | None]:
-        turns, name = read_turns(record), picture_name(record)
-        if name is None:
-            return turns, None  # an "<image>" in it was typed, and is text
-        if self.images is None:
-            raise UserError("the record names a picture: say with --images in which folder it lies")
-        check_name(name)
-        return without_mark(turns), name
+def turns_and_picture(record: dict, images: Path | None) -> tuple[list[Turn], str | None]:
+    """What a record says, without its "<image>", and the name of its picture; UserError where it is not as it should be."""
+    turns, name = read_turns(record), picture_name(record)
+    if name is None:
+        return turns, None  # an "<image>" in it was typed, and is text
+    if images is None:
+        raise UserError("the record names a picture: say with --images in which folder it lies")
+    check_name(name)
+    return without_mark(turns), name
 
 
 class FolderListings:

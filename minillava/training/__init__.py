@@ -25,7 +25,7 @@ from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 from minillava.training.batches import Batches
-from minillava.training.check_data import leave_out_unusable
+from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.weights.compose import with_rows
 
 
@@ -61,6 +61,7 @@ class TrainConfig(LoopConfig):
     template: str = option("", "conversation template; plain is LLaVA-1.5's stage 1; without it, the starting folder's")
     device: str = option("auto", "cpu, cuda, or auto")
     skip_missing: bool = option(False, "leave out records whose pictures are not in --images")
+    check_data: bool = option(False, "read every record and picture of --data, say what is wrong with which, and train nothing")
     skip_broken: bool = option(False, "leave out records with broken pictures, and list them in OUT; else the training stops there")
     pack: bool = option(False, "several samples in a row of the batch, one after the other, so that next to nothing is padding")
     pack_length: int = option(0, "tokens a packed row may hold (0: the model's context)")
@@ -79,12 +80,14 @@ class TrainConfig(LoopConfig):
             raise UserError("--images needs --data, the JSON that names the pictures")
         for name in ("pack_length", "workers"):
             self._expect(name, getattr(self, name) >= 0, "0 or more")
+        if self.check_data and not self.data:
+            raise UserError("--check-data needs --data, the JSON to check")
         if self.pack_length and not self.pack:
             raise UserError("--pack-length is for --pack")
 
     def settings(self) -> dict:
         """The file of the data may have changed under its name, which its size nearly always tells."""
-        settings = {name: value for name, value in super().settings().items() if name not in ("workers", "skip_broken")}
+        settings = {name: value for name, value in super().settings().items() if name not in ("workers", "skip_broken", "check_data")}
         return {**settings, "size of the data": os.path.getsize(self.data) if os.path.exists(self.data) else 0}
 
 
@@ -108,8 +111,10 @@ def train(config: TrainConfig) -> None:
     """Run one stage of LLaVA's training and leave a weights folder in `config.out`."""
     model, processor = starting_point(config)
     set_trainable(model, config.stage)
-    samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     context = model.config.text_config.max_position_embeddings
+    if config.check_data:
+        return check_data(config, processor, context)
+    samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     if config.data:
         leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
     batches = Batches(samples, processor, config, context)

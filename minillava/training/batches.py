@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from minillava.conversation import IGNORE_INDEX, Encoded, encode
-from minillava.data.dataset import JsonSamples, LengthGroups
+from minillava.data.dataset import Epochs, LengthGroups
 from minillava.errors import UserError
 from minillava.files import write_atomically
 from minillava.processor import Processor
@@ -52,6 +52,26 @@ class ModalityGroups:
         return self.text_only[before] if after > before else self.with_pictures[step - before]
 
 
+def make_groups(samples, samples_of: Callable[[list[int]], list], length: Callable[[object], int], config, context: int):
+    """What gives a step's samples: a list of them, or with `config.pack` a list of rows of them.
+
+    `samples.indices` says which they are, `samples_of(indices)` makes something of them, and `length` counts the tokens of one.
+    """
+
+    def groups_of(num_samples: int, **chosen) -> LengthGroups:
+        group = max(1, min(GROUP, num_samples // config.batch_size))  # no more than an epoch, lest a batch hold a record twice
+        of_step = lambda step: samples_of(samples.indices(step, config.batch_size, config.seed, **chosen))
+        return Packs(of_step, length, config.pack_length or context, group) if config.pack else LengthGroups(of_step, length, group)
+
+    if not isinstance(samples, Epochs):  # scenes never end
+        return groups_of(GROUP * config.batch_size)
+    num_text_only = int((~samples.has_picture).sum())
+    if config.pack or num_text_only in (0, len(samples)):
+        return groups_of(len(samples))
+    with_pictures, text_only = groups_of(len(samples) - num_text_only, pictures=True), groups_of(num_text_only, pictures=False)
+    return ModalityGroups(with_pictures, text_only, num_text_only, len(samples))
+
+
 class Batches:
     """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values.
 
@@ -62,7 +82,7 @@ class Batches:
     def __init__(self, samples, processor: Processor, config, context: int):
         self.samples, self.processor, self.config, self.context = samples, processor, config, context
         self.left_out = LeftOut(Path(config.out), config.resume)
-        self.groups = self._groups()
+        self.groups = make_groups(samples, self._encoded, lambda pair: len(pair[0].input_ids), config, context)
         self.makers = ThreadPoolExecutor(config.workers, "batch") if config.workers else None
         self.pending: dict[int, Future] = {}
 
@@ -81,30 +101,6 @@ class Batches:
         self.left_out.report()
 
     # ------------------------------------------------------------------ which samples
-    def _groups(self):
-        """What gives the rows of each step: lists of (encoded, index of the sample), of one pair each unless they are packed."""
-        config, samples = self.config, self.samples
-
-        def groups_of(num_samples: int, **chosen) -> LengthGroups:
-            """Groups are no longer than an epoch, lest a batch hold a record twice."""
-            group = max(1, min(GROUP, num_samples // config.batch_size))
-
-            def samples_of(step: int) -> list[tuple[Encoded, int]]:
-                return self._encoded(samples.indices(step, config.batch_size, config.seed, **chosen))
-
-            def length(pair: tuple[Encoded, int]) -> int:
-                return len(pair[0].input_ids)
-
-            return Packs(samples_of, length, config.pack_length or self.context, group) if config.pack else LengthGroups(samples_of, length, group)
-
-        if not isinstance(samples, JsonSamples):  # scenes, which never end
-            return groups_of(GROUP * config.batch_size)
-        num_text_only = int((~samples.has_picture).sum())
-        if config.pack or num_text_only in (0, len(samples)):
-            return groups_of(len(samples))
-        with_pictures, text_only = groups_of(len(samples) - num_text_only, pictures=True), groups_of(num_text_only, pictures=False)
-        return ModalityGroups(with_pictures, text_only, num_text_only, len(samples))
-
     def _encoded(self, indices: list[int]) -> list[tuple[Encoded, int]]:
         pairs = [(self._unless_broken(self._encode, index), index) for index in indices]
         return [(encoded, index) for encoded, index in pairs if encoded is not None]
