@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 from minillava.training.batches import Batches
 from minillava.training.check_data import check_data, leave_out_unusable
+from minillava.training.features import FeatureCache
 from minillava.weights.compose import with_rows
 
 
@@ -61,6 +63,7 @@ class TrainConfig(LoopConfig):
     template: str = option("", "conversation template; plain is LLaVA-1.5's stage 1; without it, the starting folder's")
     device: str = option("auto", "cpu, cuda, or auto")
     skip_missing: bool = option(False, "leave out records whose pictures are not in --images")
+    cache_features: str = option("", "folder for the frozen tower's features of all pictures, so that they are computed once")
     check_data: bool = option(False, "read every record and picture of --data, say what is wrong with which, and train nothing")
     skip_broken: bool = option(False, "leave out records with broken pictures, and list them in OUT; else the training stops there")
     pack: bool = option(False, "several samples in a row of the batch, one after the other, so that next to nothing is padding")
@@ -80,14 +83,16 @@ class TrainConfig(LoopConfig):
             raise UserError("--images needs --data, the JSON that names the pictures")
         for name in ("pack_length", "workers"):
             self._expect(name, getattr(self, name) >= 0, "0 or more")
-        if self.check_data and not self.data:
-            raise UserError("--check-data needs --data, the JSON to check")
+        for flag, given in (("--check-data", self.check_data), ("--cache-features", self.cache_features)):
+            if given and not self.data:
+                raise UserError(f"{flag} needs --data: the scenes of the tiny world never end")
         if self.pack_length and not self.pack:
             raise UserError("--pack-length is for --pack")
 
     def settings(self) -> dict:
         """The file of the data may have changed under its name, which its size nearly always tells."""
         settings = {name: value for name, value in super().settings().items() if name not in ("workers", "skip_broken", "check_data")}
+        settings["cache_features"] = bool(self.cache_features)  # wherever they lie
         return {**settings, "size of the data": os.path.getsize(self.data) if os.path.exists(self.data) else 0}
 
 
@@ -95,9 +100,13 @@ def loss(model: Llava, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy of the supervised tokens.
 
     batch: input_ids, labels (-100 = no loss), attention_mask (B, T) int64; pixel_values (N, 3, E, E), and image_sizes for
-    LLaVA-NeXT. Raises ValueError where no token is supervised or pictures do not fit the prompt.
+    LLaVA-NeXT; or vision_features (N, P, C), which the tower gave before. Raises ValueError where no token is supervised or pictures do not fit
+    the prompt.
     """
-    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
+    if "vision_features" in batch:
+        embeds = model.merge(batch["input_ids"], model.project(batch["vision_features"]))  # (B, T, C)
+    else:
+        embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
     return next_token_loss(model.language_model, embeds, batch["labels"], batch.get("attention_mask"))
 
 
@@ -117,7 +126,11 @@ def train(config: TrainConfig) -> None:
     samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     if config.data:
         leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
-    batches = Batches(samples, processor, config, context)
+    features = None
+    if config.cache_features:
+        features = FeatureCache(config.cache_features, model, processor, config.dtype)
+        features.fill((samples[i].picture for i in np.flatnonzero(samples.has_picture)), config.workers, config.skip_broken)
+    batches = Batches(samples, processor, config, context, features)
     device = next(model.parameters()).device
     held_out = [] if config.data else cases("val", 40)
 

@@ -22,6 +22,7 @@ from minillava.data.dataset import Epochs, LengthGroups
 from minillava.errors import UserError
 from minillava.files import write_atomically
 from minillava.processor import Processor
+from minillava.training.features import FeatureCache
 from minillava.training.packing import Packs, collate_rows
 
 GROUP = 8  # steps whose samples are sorted by length, or packed, together
@@ -73,14 +74,15 @@ def make_groups(samples, samples_of: Callable[[list[int]], list], length: Callab
 
 
 class Batches:
-    """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values.
+    """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values, or their vision_features
+    from a cache.
 
     A picture that cannot be read, or a text that cannot be learnt from, is a UserError; with `skip_broken` in the settings the record is left out
     of its batch, and noted in OUT.
     """
 
-    def __init__(self, samples, processor: Processor, config, context: int):
-        self.samples, self.processor, self.config, self.context = samples, processor, config, context
+    def __init__(self, samples, processor: Processor, config, context: int, features: FeatureCache | None = None):
+        self.samples, self.processor, self.config, self.context, self.features = samples, processor, config, context, features
         self.left_out = LeftOut(Path(config.out), config.resume)
         self.groups = make_groups(samples, self._encoded, lambda pair: len(pair[0].input_ids), config, context)
         self.makers = ThreadPoolExecutor(config.workers, "batch") if config.workers else None
@@ -128,7 +130,8 @@ class Batches:
         return {**collate_rows([[encoded for encoded, _ in row] for row in rows]), **pictures}
 
     def _pictures(self, index: int) -> dict[str, Tensor]:
-        return self.processor.image_inputs(self.samples[index].picture)
+        picture = self.samples[index].picture
+        return self.processor.image_inputs(picture) if picture is None or self.features is None else self.features.of(picture)
 
     def _unless_broken(self, use: Callable, index: int):
         """What `use` makes of a sample, or None where it is left out because that cannot be made."""
