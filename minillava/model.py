@@ -30,7 +30,11 @@ class Llava(nn.Module):
 
     def embed_image(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the pictures' shapes ask for."""
-        features = self.projector(self.vision_tower(pixel_values))  # (N, P, C)
+        return self.project(self.vision_tower(pixel_values), image_sizes)  # (R, C)
+
+    def project(self, features: Tensor, image_sizes: Tensor | None = None) -> Tensor:
+        """The tower's features (N, P, C) as the language model's embeddings (R, C)."""
+        features = self.projector(features)  # (N, P, C)
         if not self.config.image_grid_pinpoints:
             return features.flatten(0, 1)  # (R, C)
         return arrange(features, image_sizes, self.image_newline, self.config.image_grid_pinpoints, self.config.vision_config)  # (R, C)

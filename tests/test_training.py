@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,23 +167,37 @@ def dataset(folder, count: int, broken=(), text_only=(), long=()) -> dict:
     return dict(data=str(folder / "data.json"), images=str(folder))
 
 
-def test_a_broken_picture_is_left_out_counted_and_named(stage1, tmp_path, capsys):
-    data = dataset(tmp_path / "data", 9, broken={4})
-    train(config(tmp_path / "out", 2, weights=str(stage1), **data))
-    assert len(losses(tmp_path / "out")) == 6
-    assert re.search(r"^1 record was left out, whose pictures cannot be read; the first: .*4\.png", capsys.readouterr().out, re.MULTILINE)
-    with pytest.raises(UserError, match=r"4\.png"):
-        train(config(tmp_path / "strict", 2, weights=str(stage1), strict=True, **data))
-
-
-def test_a_mistake_in_the_middle_keeps_what_was_learnt(stage1, tmp_path):
-    """Eight steps of one sample each are grouped; with all pictures broken but the first, a later step has none left."""
-    data = dataset(tmp_path / "data", 40, broken=set(range(8, 40)))
-    settings = config(tmp_path / "out", 2, weights=str(stage1), max_steps=40, batch_size=1, save_every=40, **data)
-    with pytest.raises(UserError, match="none of the pictures of step"):
+def test_a_broken_picture_stops_the_training_or_is_left_out_counted_and_listed(stage1, tmp_path, capsys):
+    data, out = dataset(tmp_path / "data", 9, broken={4}), tmp_path / "out"
+    settings = config(out, 2, weights=str(stage1), **data)
+    with pytest.raises(UserError, match=r"4\.png is damaged or cut short: .*; --skip-broken leaves such records out"):
         train(settings)
-    done = len(losses(tmp_path / "out"))
-    assert done == 0 or (tmp_path / "out" / "checkpoint.safetensors").exists()
+    train(replace(settings, skip_broken=True))
+    assert len(losses(out)) == 6
+    assert re.search(r"^1 record was left out, see .*left_out.jsonl; the first: .*4\.png", capsys.readouterr().out, re.MULTILINE)
+    (listed,) = map(json.loads, (out / "left_out.jsonl").read_text().splitlines())
+    assert (listed["id"], listed["image"]) == ("4", "4.png") and "4.png is damaged" in listed["why"]
+    train(replace(settings, skip_broken=True, resume=True))  # finished, and still listed
+    assert (out / "left_out.jsonl").exists()
+    train(replace(settings, **dataset(tmp_path / "mended", 9)))
+    assert not (out / "left_out.jsonl").exists()
+
+
+def test_a_broken_picture_in_the_middle_keeps_what_was_learnt_and_may_then_be_left_out(stage1, tmp_path, monkeypatch):
+    """The picture that breaks the run off is that of the last step: all before it were used."""
+    data, out = dataset(tmp_path / "data", 6), tmp_path / "out"
+    settings = config(out, 2, weights=str(stage1), batch_size=1, **data)
+    read = Processor.image_inputs
+    used = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Processor, "image_inputs", lambda self, picture: used.append(picture) or read(self, picture))
+        train(replace(settings, out=str(tmp_path / "whole"), workers=0, save_every=6))
+    used[-1 - 3].write_bytes(b"no picture")  # three more are read for the sample answers
+    with pytest.raises(UserError, match="is not a picture"):
+        train(settings)
+    assert losses(out) == losses(tmp_path / "whole")[:5]
+    with pytest.raises(UserError, match=r"none of the records of step 5 can be used: .*is not a picture"):
+        train(replace(settings, resume=True, skip_broken=True))
 
 
 def test_stage_1_leaves_text_only_records_out_and_says_how_many(parts, tmp_path, capsys):
@@ -315,6 +330,8 @@ def test_what_it_leaves_is_a_weights_folder(stage1):
         (["--stage", "2", "--weights", "{tmp}", "--vision", "a", "--language", "b"], "--weights names a whole LLaVA"),
         (["--stage", "2", "--weights", "{tmp}", "--projector", "linear"], "are for a new projector"),
         (["--stage", "1", "--images", "{tmp}"], "--images needs --data"),
+        (["--stage", "1", "--workers", "-1"], "--workers must be 0 or more"),
+        (["--stage", "1", "--pack-length", "100"], "--pack-length is for --pack"),
         (["--stage", "1", "--device", "cuda:7"], "was asked for, but this machine has"),
     ],
 )

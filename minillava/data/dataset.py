@@ -6,6 +6,7 @@ seed and step alone.
 """
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,19 +45,49 @@ class SceneSamples:
         first = (seed << 32) + step * batch_size  # each seed has its own scenes
         return list(range(first, first + batch_size))
 
+    def label(self, index: int) -> dict:
+        """How a report names the sample."""
+        return {"scene": index}
 
-class JsonSamples:
+
+class Epochs:
+    """The order of samples that are used again and again: every one once an epoch, each epoch in an order of its own."""
+
+    def __init__(self, has_picture: np.ndarray):
+        self.has_picture = has_picture  # (samples,) bool
+        self._orders: dict[tuple, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.has_picture)
+
+    def indices(self, step: int, batch_size: int, seed: int, pictures: bool | None = None) -> list[int]:
+        """The samples of a step; `pictures` chooses among those with a picture (True) or without one (False)."""
+        count = len(self) if pictures is None else int((self.has_picture == pictures).sum())
+        positions = range(step * batch_size, (step + 1) * batch_size)
+        return [int(self._order(seed, position // count, pictures)[position % count]) for position in positions]
+
+    def _order(self, seed: int, epoch: int, pictures: bool | None) -> np.ndarray:
+        """The indices of one epoch, in its order. The last few are kept; several threads may ask."""
+        orders, key = self._orders, (seed, epoch, pictures)
+        if key not in orders:
+            indices = np.arange(len(self)) if pictures is None else np.flatnonzero(self.has_picture == pictures)
+            orders = {**dict(list(orders.items())[-3:]), key: np.random.default_rng([seed, epoch]).permutation(indices)}
+            self._orders = orders
+        return orders[key]
+
+
+class JsonSamples(Epochs):
     """LLaVA's JSON. Everything that can be checked without opening the pictures is checked here, before the training starts."""
 
     def __init__(self, path: str | Path, images: str | Path | None, skip_missing: bool = False):
         self.records = read_records(Path(path))
+        super().__init__(np.zeros(len(self.records), dtype=bool))
         self.images = Path(images) if images else None
         self.num_bytes = np.zeros(len(self.records), dtype=np.int64)  # of the turns, as UTF-8
-        self.has_picture = np.zeros(len(self.records), dtype=bool)
         folders, missing = FolderListings(), {}  # {index of a record: its picture that is not there}
         for index, record in enumerate(tqdm(self.records, desc="checking the records", leave=False, disable=None)):
             try:
-                turns, name = self._turns_and_picture(record)
+                turns, name = turns_and_picture(record, self.images)
             except UserError as error:
                 raise UserError(f"{path}: record {index} (id {str(record.get('id'))[:40]!r}): {error}") from None
             self.num_bytes[index], self.has_picture[index] = sum(len(text.encode(errors="replace")) for _, text in turns), name is not None
@@ -72,38 +103,33 @@ class JsonSamples:
             self.leave_out(set(missing))
 
     def __getitem__(self, index: int) -> Sample:
-        turns, name = self._turns_and_picture(self.records[index])
+        turns, name = turns_and_picture(self.records[index], self.images)
         return Sample(turns, None if name is None else self.images / name)
 
-    def __len__(self) -> int:
-        return len(self.records)
+    def label(self, index: int) -> dict:
+        """How a report names the record."""
+        record = self.records[index]
+        return {"id": str(record.get("id"))[:40], "image": picture_name(record)}
 
     def leave_out(self, indices: set[int]) -> None:
         """Take records out for good; UserError if none remains."""
         kept = [index for index in range(len(self)) if index not in indices]
         self.records = [self.records[index] for index in kept]
-        self.num_bytes, self.has_picture = self.num_bytes[kept], self.has_picture[kept]
+        self.num_bytes = self.num_bytes[kept]
+        super().__init__(self.has_picture[kept])
         if not self.records:
             raise UserError("none of the records can be used for this stage")
 
-    def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
-        """Every sample once an epoch, each epoch in an order of its own."""
-        return [self._at(position, seed) for position in range(step * batch_size, (step + 1) * batch_size)]
 
-    def _at(self, position: int, seed: int) -> int:
-        epoch, place = divmod(position, len(self.records))
-        if getattr(self, "_epoch", None) != (seed, epoch):
-            self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self.records))
-        return int(self._order[place])
-
-    def _turns_and_picture(self, record: dict) -> tuple[list[Turn], str | None]:
-        turns, name = read_turns(record), picture_name(record)
-        if name is None:
-            return turns, None  # an "<image>" in it was typed, and is text
-        if self.images is None:
-            raise UserError("the record names a picture: say with --images in which folder it lies")
-        check_name(name)
-        return without_mark(turns), name
+def turns_and_picture(record: dict, images: Path | None) -> tuple[list[Turn], str | None]:
+    """What a record says, without its "<image>", and the name of its picture; UserError where it is not as it should be."""
+    turns, name = read_turns(record), picture_name(record)
+    if name is None:
+        return turns, None  # an "<image>" in it was typed, and is text
+    if images is None:
+        raise UserError("the record names a picture: say with --images in which folder it lies")
+    check_name(name)
+    return without_mark(turns), name
 
 
 class FolderListings:
@@ -127,21 +153,35 @@ class LengthGroups:
     """The batches of a training by step, each of samples of like length, so that little is padding.
 
     The samples of `group` steps are sorted by length together, cut into batches, and those taken in random order. `samples_of(step)` gives a step's
-    own samples, `length(sample)` how long one is; both depend on nothing else, so every step's batch can be made again.
+    own samples, `length(sample)` how long one is; both depend on nothing else, so every step's batch can be made again. Several threads may ask.
     """
 
     def __init__(self, samples_of: Callable[[int], list], length: Callable[[object], int], group: int = 8):
-        self.samples_of, self.length, self.group, self._number = samples_of, length, group, None
+        self.samples_of, self.length, self.group = samples_of, length, group
+        self._made: dict[int, list] = {}  # batches of the last groups, by the group's number
+        self._lock = threading.Lock()
 
     def __getitem__(self, step: int) -> list:
         number, place = divmod(step, self.group)
-        if number != self._number:
-            batches = [self.samples_of(number * self.group + i) for i in range(self.group)]
-            ordered = sorted((sample for batch in batches for sample in batch), key=self.length)
-            edges = [len(ordered) * i // self.group for i in range(self.group + 1)]
-            order = np.random.default_rng(number).permutation(self.group)
-            self._number, self._batches = number, [ordered[edges[i] : edges[i + 1]] for i in order]
-        return self._batches[place]
+        with self._lock:  # one thread makes a group's batches, the others wait for them
+            if number not in self._made:
+                before = {n: batches for n, batches in self._made.items() if n == number - 1}  # someone may still be at its last steps
+                self._made = {**before, number: self._make(number)}
+            return self._made[number][place]
+
+    def _make(self, number: int) -> list:
+        batches = self.arrange([sample for i in range(self.group) for sample in self.samples_of(number * self.group + i)])
+        return [batches[i] for i in np.random.default_rng(number).permutation(self.group)]
+
+    def arrange(self, samples: list) -> list[list]:
+        """The samples of a group as its batches, of which each is as good as any other."""
+        return evenly_cut(sorted(samples, key=self.length), self.group)
+
+
+def evenly_cut(items: list, parts: int) -> list[list]:
+    """`items` in order, in `parts` parts whose sizes differ by at most one."""
+    edges = [len(items) * i // parts for i in range(parts + 1)]
+    return [items[edges[i] : edges[i + 1]] for i in range(parts)]
 
 
 def collate(samples: list[Encoded]) -> dict[str, Tensor]:

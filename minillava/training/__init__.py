@@ -7,20 +7,17 @@ The vision tower is frozen in both. The loss is on the answers and their end tok
 """
 
 import os
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minillava import weights
 from minillava.arguments import option
 from minillava.config import LlavaConfig
-from minillava.conversation import IGNORE_INDEX, Encoded, encode, render
-from minillava.data.dataset import JsonSamples, LengthGroups, SceneSamples, collate
+from minillava.data.dataset import JsonSamples, SceneSamples
 from minillava.errors import UserError
 from minillava.eval.scenes import cases, score_pictures
 from minillava.generation import stream
@@ -28,6 +25,9 @@ from minillava.loop import LoopConfig, fit, next_token_loss
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
+from minillava.training.batches import Batches
+from minillava.training.check_data import check_data, leave_out_unusable
+from minillava.training.features import FeatureCache
 from minillava.weights.compose import with_rows
 
 
@@ -63,7 +63,12 @@ class TrainConfig(LoopConfig):
     template: str = option("", "conversation template; plain is LLaVA-1.5's stage 1; without it, the starting folder's")
     device: str = option("auto", "cpu, cuda, or auto")
     skip_missing: bool = option(False, "leave out records whose pictures are not in --images")
-    strict: bool = option(False, "stop at a picture that cannot be read; without it, such records are left out, counted and named at the end")
+    cache_features: str = option("", "folder for the frozen tower's features of all pictures, so that they are computed once")
+    check_data: bool = option(False, "read every record and picture of --data, say what is wrong with which, and train nothing")
+    skip_broken: bool = option(False, "leave out records with broken pictures, and list them in OUT; else the training stops there")
+    pack: bool = option(False, "several samples in a row of the batch, one after the other, so that next to nothing is padding")
+    pack_length: int = option(0, "tokens a packed row may hold (0: the model's context)")
+    workers: int = option(1, "threads that read texts and pictures ahead; the order does not depend on it (0: none, each batch when it is due)")
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,19 +81,32 @@ class TrainConfig(LoopConfig):
             raise UserError("--projector and --vision-feature-layer are for a new projector, with --vision and --language")
         if self.images and not self.data:
             raise UserError("--images needs --data, the JSON that names the pictures")
+        for name in ("pack_length", "workers"):
+            self._expect(name, getattr(self, name) >= 0, "0 or more")
+        for flag, given in (("--check-data", self.check_data), ("--cache-features", self.cache_features)):
+            if given and not self.data:
+                raise UserError(f"{flag} needs --data: the scenes of the tiny world never end")
+        if self.pack_length and not self.pack:
+            raise UserError("--pack-length is for --pack")
 
     def settings(self) -> dict:
         """The file of the data may have changed under its name, which its size nearly always tells."""
-        return {**super().settings(), "size of the data": os.path.getsize(self.data) if os.path.exists(self.data) else 0}
+        settings = {name: value for name, value in super().settings().items() if name not in ("workers", "skip_broken", "check_data")}
+        settings["cache_features"] = bool(self.cache_features)  # wherever they lie
+        return {**settings, "size of the data": os.path.getsize(self.data) if os.path.exists(self.data) else 0}
 
 
 def loss(model: Llava, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy of the supervised tokens.
 
     batch: input_ids, labels (-100 = no loss), attention_mask (B, T) int64; pixel_values (N, 3, E, E), and image_sizes for
-    LLaVA-NeXT. Raises ValueError where no token is supervised or pictures do not fit the prompt.
+    LLaVA-NeXT; or vision_features (N, P, C), which the tower gave before. Raises ValueError where no token is supervised or pictures do not fit
+    the prompt.
     """
-    embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
+    if "vision_features" in batch:
+        embeds = model.merge(batch["input_ids"], model.project(batch["vision_features"]))  # (B, T, C)
+    else:
+        embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
     return next_token_loss(model.language_model, embeds, batch["labels"], batch.get("attention_mask"))
 
 
@@ -102,11 +120,17 @@ def train(config: TrainConfig) -> None:
     """Run one stage of LLaVA's training and leave a weights folder in `config.out`."""
     model, processor = starting_point(config)
     set_trainable(model, config.stage)
-    samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     context = model.config.text_config.max_position_embeddings
+    if config.check_data:
+        return check_data(config, processor, context)
+    samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     if config.data:
         leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
-    batches = Batches(samples, processor, config, context)
+    features = None
+    if config.cache_features:
+        features = FeatureCache(config.cache_features, model, processor, config.dtype)
+        features.fill((samples[i].picture for i in np.flatnonzero(samples.has_picture)), config.workers, config.skip_broken)
+    batches = Batches(samples, processor, config, context, features)
     device = next(model.parameters()).device
     held_out = [] if config.data else cases("val", 40)
 
@@ -120,101 +144,7 @@ def train(config: TrainConfig) -> None:
     try:
         fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), watch)
     finally:
-        batches.report_unreadable()
-
-
-def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int, needs_picture: bool) -> None:
-    """Take out the records that cannot be learnt from, and say how many there are, and how many will be cut at the context, before step 0.
-
-    A text has at most as many tokens as bytes, so only long ones are tokenized here.
-    """
-    overhead = len(render(processor.template, [("user", ""), ("assistant", "")])) + 1
-    text_only, answerless, cut = set(), set(), 0
-    for index in tqdm(range(len(samples)), desc="checking the records", leave=False, disable=None):
-        if needs_picture and not samples.has_picture[index]:
-            text_only.add(index)
-            continue
-        most = samples.num_bytes[index] + overhead * len(samples.records[index]["conversations"]) // 2
-        if most + MOST_IMAGE_TOKENS * samples.has_picture[index] <= context:
-            continue
-        sample = samples[index]
-        try:
-            whole = encode(processor.tokenizer, processor.template, sample.turns, processor.count_image_tokens(sample.picture))
-        except UserError:  # a picture that cannot be read is counted when it is used
-            continue
-        kept = truncated(whole, context)
-        if all(label == IGNORE_INDEX for label in kept.labels):
-            answerless.add(index)
-        else:
-            cut += len(kept.input_ids) < len(whole.input_ids)
-    for indices, why in (
-        (text_only, "have no picture, and stage 1 learns from pictures"),
-        (answerless, f"hold no answer within the model's context of {context} tokens"),
-    ):
-        if indices:
-            print(f"{len(indices)} of {len(samples)} records are left out: they {why}")
-    if cut:
-        print(f"{cut} of {len(samples)} records are longer than the model's context and are cut at {context} tokens")
-    samples.leave_out(text_only | answerless)
-
-
-MOST_IMAGE_TOKENS = 2928  # of any LLaVA's picture: LLaVA-NeXT's for 672 x 672
-
-
-def truncated(encoded: Encoded, context: int) -> Encoded:
-    """Cut at the context, as the original does; the picture's tokens come first and are kept."""
-    return replace(encoded, input_ids=encoded.input_ids[:context], labels=encoded.labels[:context])
-
-
-class Batches:
-    """The batch of each step: samples of like length, encoded and padded, and their pictures. The next one is made while the model computes.
-
-    A record whose picture cannot be read is left out of its batch, unless the settings are strict.
-    """
-
-    def __init__(self, samples, processor: Processor, config: TrainConfig, context: int):
-        self.samples, self.processor, self.config, self.context = samples, processor, config, context
-        self.unreadable: dict[int, str] = {}  # what is wrong, by the sample's index
-        self.groups = LengthGroups(self._samples_of, lambda pair: len(pair[0].input_ids))
-        self.maker = ThreadPoolExecutor(1)
-        self.pending: dict[int, Future] = {}
-
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        batch = self.pending.pop(step, None) or self.maker.submit(self._make, step)
-        self.pending[step + 1] = self.maker.submit(self._make, step + 1)
-        return batch.result()
-
-    def _samples_of(self, step: int) -> list[tuple[Encoded, int]]:
-        indices = self.samples.indices(step, self.config.batch_size, self.config.seed)
-        return [(encoded, index) for index in indices if (encoded := self._readable(index, self._encode)) is not None]
-
-    def _encode(self, sample) -> Encoded:
-        num_image_tokens = self.processor.count_image_tokens(sample.picture)
-        return truncated(encode(self.processor.tokenizer, self.processor.template, sample.turns, num_image_tokens), self.context)
-
-    def _readable(self, index: int, use: Callable):
-        """What `use` makes of a sample, or None where its picture cannot be read."""
-        try:
-            return use(self.samples[index])
-        except UserError as error:
-            if self.config.strict:
-                raise
-            self.unreadable[index] = str(error)
-            return None
-
-    def _make(self, step: int) -> dict[str, Tensor]:
-        rows = [(encoded, self._readable(index, lambda sample: self.processor.image_inputs(sample.picture))) for encoded, index in self.groups[step]]
-        rows = [(encoded, images) for encoded, images in rows if images is not None]
-        if not rows:
-            raise UserError(f"none of the pictures of step {step} can be read: {next(iter(self.unreadable.values()))}")
-        pictures = [images for _, images in rows if images]  # a text-only sample has none
-        pictures = {name: torch.cat([images[name] for images in pictures]) for name in (pictures[0] if pictures else ())}
-        return {**collate([encoded for encoded, _ in rows]), **pictures}
-
-    def report_unreadable(self) -> None:
-        if self.unreadable:
-            count, first = len(self.unreadable), next(iter(self.unreadable.values()))
-            print(f"{count} {'record was' if count == 1 else 'records were'} left out, whose pictures cannot be read; the first: {first}")
+        batches.close()
 
 
 def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
