@@ -37,5 +37,5 @@ def test_flops_of_a_shape():
 
 def test_unknown_benchmark(monkeypatch):
     monkeypatch.setattr("sys.argv", ["bench", "speed"])
-    with pytest.raises(UserError, match="say which benchmark: python -m minillava.bench attention"):
+    with pytest.raises(UserError, match=r"say which benchmark: python -m minillava\.bench attention"):
         bench.main()
