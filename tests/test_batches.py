@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from minillava import loop, training, weights
+from minillava.bench.train import like_llava
 from minillava.conversation import IGNORE_INDEX, Encoded, encode
 from minillava.data.dataset import JsonSamples, SceneSamples, collate
 from minillava.errors import UserError
@@ -174,22 +175,14 @@ def test_rows_hold_every_sample_once_within_the_capacity(lengths, capacity, mult
     assert rows == pack(samples, lambda sample: sample[1], capacity, multiple)
 
 
-def like_llava(count: int, rng) -> list[int]:
-    """Token lengths of a mix like LLaVA-1.5's second stage: 576 for a picture, conversations of several turns, one long answer for detail and
-    reasoning, and a few per cent of text alone, from short to cut at 2,048. Normal and log-normal with made-up means: a shape, not a measurement."""
-    drawn = {
-        "conversation": lambda: 616 + np.clip(rng.normal(290, 90), 60, 900),
-        "detail": lambda: 626 + np.clip(rng.normal(140, 40), 40, 400),
-        "reasoning": lambda: 631 + np.clip(rng.normal(190, 60), 50, 500),
-        "text": lambda: np.clip(rng.lognormal(6.2, 0.9), 60, 2048),
-    }
-    return [int(drawn[kind]()) for kind in rng.choice(list(drawn), count, p=(0.35, 0.14, 0.45, 0.06))]
-
-
 @pytest.mark.parametrize("batch_size", [8, 16, 128])
 def test_at_least_95_percent_of_a_packed_mix_are_real_tokens(batch_size):
     rng = np.random.default_rng(batch_size)
-    packs = Packs(lambda step: like_llava(batch_size, rng), lambda length: length, 2048)
+
+    def lengths(step: int) -> list[int]:
+        return [min(2048, 576 * (kind != "text") + before + answer) for kind, before, answer in like_llava(2, batch_size, rng)]
+
+    packs = Packs(lengths, lambda length: length, 2048)
     real = whole = 0
     for step in range(24):
         rows = [sum(row) for row in packs[step]]
@@ -247,6 +240,7 @@ def test_packing_sees_every_record_once_an_epoch_and_mixes_modalities(mixed, tin
     masks = [made[step]["attention_mask"] for step in range(8)]
     assert sum(int((mask > 0).sum()) for mask in masks) > 0.9 * sum(mask.numel() for mask in masks)
     assert len({len(mask) for mask in masks}) == 1  # as many rows in every step
+    assert all(mask.shape[1] <= 300 for mask in masks)
 
 
 # ---------------------------------------------------------------------------------------------------------------- threads

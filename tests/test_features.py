@@ -217,7 +217,8 @@ def test_a_broken_picture_stops_or_is_left_out_and_listed(data, tmp_path):
         train(settings)
     train(replace(settings, skip_broken=True))
     (listed,) = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
-    assert json.loads(listed)["image"] == "4.png" and len(losses(tmp_path / "out")) == 3
+    assert json.loads(listed)["image"] == "4.png" and json.loads(listed)["why"].endswith("4.png is not a picture that can be read.")
+    assert len(losses(tmp_path / "out")) == 3
 
 
 def test_text_alone_needs_no_features(data, tmp_path):
