@@ -61,6 +61,26 @@ def test_gradients_equal_the_definition(implementation):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_packed_samples_equal_the_definition_and_make_no_scores_between_them(implementation, monkeypatch):
+    """The rows' samples begin at 0, 3, 4 and at 0, 5; "sdpa" then never asks for a mask."""
+    start, grads = torch.tensor([[0, 0, 0, 3, 4, 4, 4], [0, 0, 0, 0, 0, 5, 5]]), []
+    if implementation == "sdpa":
+        monkeypatch.setattr(module, "visible", None)
+    for function in (by_hand, partial(attention, implementation=implementation)):
+        qkv = [x.requires_grad_() for x in random_qkv(T=7, S=7)]
+        out = function(*qkv, causal=True, start=start)
+        out.square().sum().backward()
+        grads.append([out.detach(), *(x.grad for x in qkv)])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+
+
+def test_first_keys_that_are_no_samples_beginnings_are_none():
+    assert module.sample_edges(torch.tensor([[0, 0, 2, 2, 2], [0, 1, 2, 3, 4]])) == [[0, 2, 5], [0, 1, 2, 3, 4, 5]]
+    for row in ([1, 1, 1], [0, 0, 1], [0, 1, 0], [0, 2, 2]):
+        assert module.sample_edges(torch.tensor([[0, 0, 0], row])) is None
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_query_that_sees_nothing_gives_zeros(implementation, dtype):
     q, k, v = (x.to(dtype) for x in random_qkv())

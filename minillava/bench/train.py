@@ -304,6 +304,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
 
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="python -m minillava.bench train", description=__doc__)
+    parser.add_argument("--stage", type=int, choices=(1, 2), help="one stage alone")
     parser.add_argument("--samples", type=int, default=32, help="samples of a round (default 32)")
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="passes over the samples, each side by turns (default 3)")
@@ -320,5 +321,5 @@ def main(arguments: list[str]) -> None:
     device = find_device(options.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     print(f"{kind}; {product_dtype(options, device)}; torch {torch.__version__}, transformers {version}")
-    for stage in (1, 2):
+    for stage in (options.stage,) if options.stage else (1, 2):
         compare(stage, options, CONFIG)
