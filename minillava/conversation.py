@@ -106,11 +106,14 @@ def encode(
     take turns.
     """
     template = find_template(template)
-    parts = _parts(template, turns, image_tokens, add_generation_prompt)
+    parts = _parts(template, turns, min(image_tokens, 1), add_generation_prompt)
     parts = [(_resolve(part, tokenizer), supervised) for part, supervised in parts]
     ids, offsets = tokenizer.encode([part for part, _ in parts])
     supervised_at = [supervised for part, supervised in parts for _ in range(1 if isinstance(part, Control) else len(part))]  # for each character
     labels = label_mask(ids, offsets, supervised_at)
+    if image_tokens > 1:  # one placeholder was tokenized, and the others are its copies, which is several times faster
+        at = ids.index(tokenizer.image_id)
+        ids[at:at], labels[at:at] = [ids[at]] * (image_tokens - 1), [labels[at]] * (image_tokens - 1)
     if tokenizer.adds_bos:
         ids, labels = [tokenizer.bos_id, *ids], [IGNORE_INDEX, *labels]
     return Encoded(ids, labels, render(template, turns, image_tokens > 0, add_generation_prompt))

@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,7 +235,7 @@ def product_dtype(options: argparse.Namespace, device: torch.device) -> torch.dt
 
 
 def serve(connection, name: str, stage: int, options: argparse.Namespace, config: LlavaConfig) -> None:
-    """One side, in its own process: a Round at each request."""
+    """One side, in its own process: a Round at each request, until "end" or until the parent is gone."""
     device = find_device(options.device)
     samples = make_samples(config, stage, options.samples, options.seed)
     if name == "transformers":
@@ -246,16 +247,17 @@ def serve(connection, name: str, stage: int, options: argparse.Namespace, config
         side = Ours(config, stage, samples, options.batch_size, packed="packed" in name, cached="cached" in name)
     side.to(device, options.dtype)
     connection.send("ready")
-    while connection.recv() == "go":
-        synchronize(device)
-        began = time.perf_counter()
-        losses = [step(side, batch) for batch in side.batches]
-        synchronize(device)
-        seconds = time.perf_counter() - began
-        masks = [batch["attention_mask"] for batch in side.batches]
-        padding = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-        machine = matmul_peak(device, product_dtype(options, device))
-        connection.send(Round(seconds, sum(losses) / len(losses), memory(device) - before, padding, machine))
+    with suppress(EOFError):
+        while connection.recv() == "go":
+            synchronize(device)
+            began = time.perf_counter()
+            losses = [step(side, batch) for batch in side.batches]
+            synchronize(device)
+            seconds = time.perf_counter() - began
+            masks = [batch["attention_mask"] for batch in side.batches]
+            padding = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+            machine = matmul_peak(device, product_dtype(options, device))
+            connection.send(Round(seconds, sum(losses) / len(losses), memory(device) - before, padding, machine))
 
 
 def memory(device: torch.device) -> int:
@@ -277,12 +279,15 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
         theirs.close()
         sides[name] = (process, ours)
     results: dict[str, list[Round]] = {name: [] for name in sides}
-    for _, connection in sides.values():
-        connection.recv()
-    for _ in range(options.rounds):
-        for name, (_, connection) in sides.items():
-            connection.send("go")
-            results[name].append(connection.recv())
+    try:
+        for _, connection in sides.values():
+            connection.recv()
+        for _ in range(options.rounds):
+            for name, (_, connection) in sides.items():
+                connection.send("go")
+                results[name].append(connection.recv())
+    except (EOFError, ConnectionError):
+        raise UserError("a side's process ended early, perhaps for want of memory: try a smaller --batch-size") from None
     for process, connection in sides.values():
         connection.send("end")
         process.join()

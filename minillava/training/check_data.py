@@ -60,13 +60,9 @@ def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int,
 
 
 def count_tokens(processor: Processor, turns: list[Turn], image_tokens: int, context: int) -> tuple[int, bool]:
-    """How many tokens a conversation has, and whether an answer to learn from is left when it is cut at the context.
-
-    A picture's placeholders are all alike, so that one stands for them here, which is several times faster.
-    """
-    more = max(0, image_tokens - 1)
-    encoded = encode(processor.tokenizer, processor.template, turns, min(1, image_tokens))
-    return len(encoded.input_ids) + more, supervised(truncated(encoded, max(0, context - more)))
+    """How many tokens a conversation has, and whether an answer to learn from is left when it is cut at the context."""
+    encoded = encode(processor.tokenizer, processor.template, turns, image_tokens)
+    return len(encoded.input_ids), supervised(truncated(encoded, context))
 
 
 def image_tokens(processor: Processor, size: tuple[int, int] | None) -> int:
