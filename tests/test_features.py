@@ -210,6 +210,22 @@ def test_a_disk_without_room_is_told_before_anything_is_written(data, tmp_path, 
     assert not list(cache.folder.iterdir()) and not seen
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence(data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="--cache-features .*file cannot be a folder"):
+        cache_for(tmp_path / "file").fill(pictures(data), 1, False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+    def full(tensors, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features, "save_file", full)
+    cache = cache_for(tmp_path / "cache")
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        cache.fill(pictures(data), 1, False)
+    assert not list(cache.folder.iterdir())
+
+
 def test_a_broken_picture_stops_or_is_left_out_and_listed(data, tmp_path):
     (Path(data["images"]) / "4.png").write_bytes(b"no picture")
     settings = config(tmp_path / "out", cache_features=str(tmp_path / "cache"), **data)

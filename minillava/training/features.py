@@ -81,7 +81,10 @@ class FeatureCache:
                 self._write_shard(missing[first : first + size], pool, skip_broken)
 
     def _announce(self, num_missing: int, num_pictures: int, each: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--cache-features {self.folder.parent} cannot be a folder: {error.strerror}") from None
         needed, free = num_missing * each, shutil.disk_usage(self.folder).free
         line = f"the features of {num_missing} of {num_pictures} pictures take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
         if needed + SPARE > free:
@@ -99,7 +102,10 @@ class FeatureCache:
                 features |= zip(keys, (one.clone() for one in looked_at), strict=True)
         if features:
             path = self.folder / f"{hashlib.sha256(''.join(features).encode()).hexdigest()[:24]}.safetensors"
-            write_atomically(path, lambda temporary: save_file(features, temporary))
+            try:
+                write_atomically(path, lambda temporary: save_file(features, temporary))
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
             self.shards |= dict.fromkeys(features, path)
 
     def _pixels(self, key: str, path: Path, skip_broken: bool) -> Tensor | None:
