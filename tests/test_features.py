@@ -212,7 +212,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(data, tmp_path, 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(data, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="--cache-features .*file cannot be a folder"):
+    with pytest.raises(UserError, match=r"--cache-features .*file cannot be a folder"):
         cache_for(tmp_path / "file").fill(pictures(data), 1, False)
     assert (tmp_path / "file").read_text() == "mine"
 
