@@ -1,11 +1,15 @@
 """Batches: which samples a step sees, what packing changes (nothing but the padding), and that threads change nothing at all."""
 
 import json
+import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +29,7 @@ from minillava.training.batches import Batches, truncated
 from minillava.training.check_data import leave_out_unusable, most_image_tokens
 from minillava.training.packing import Packs, collate_rows, pack
 
+ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024  # of weights/tiny
 WORDS = ["the", "cat", "sits", "on", "a", "red", "boat", "and", "looks", "at", "sky", "where", "bird", "flies", "over", "house"]
 
@@ -243,7 +248,7 @@ def test_packing_sees_every_record_once_an_epoch_and_mixes_modalities(mixed, tin
     assert all(mask.shape[1] <= 300 for mask in masks)
 
 
-# ---------------------------------------------------------------------------------------------------------------- threads
+# ---------------------------------------------------------------------------------------------------------------- a thread, or processes
 @pytest.mark.parametrize("changes", [{}, {"pack": True}], ids=["grouped", "packed"])
 def test_batches_are_bit_equal_with_any_number_of_workers(mixed, tiny, changes):
     _, processor = tiny
@@ -318,15 +323,66 @@ def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(m
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours), name
 
 
-def test_a_training_that_ends_early_leaves_no_thread_behind(mixed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_that_ends_early_leaves_nobody_behind(mixed, tmp_path, monkeypatch, workers):
     """A process waits for its threads before it ends, and so would this one for batches that nobody needs."""
     read = Processor.image_inputs
+    at_work = []
 
     def interrupted(model, batch):
+        at_work.extend(multiprocessing.active_children())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Processor, "image_inputs", lambda self, picture: time.sleep(0.02) or read(self, picture))
     monkeypatch.setattr(training, "loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(config(weights="weights/tiny", out=str(tmp_path / "out"), workers=3, **mixed))
+        train(config(weights="weights/tiny", out=str(tmp_path / "out"), workers=workers, **mixed))
+    assert len(at_work) == workers and not multiprocessing.active_children()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batch")]
+
+
+def test_a_killed_process_is_one_sentence_and_what_was_learnt_is_kept(mixed, tmp_path, monkeypatch):
+    made = training.loss
+
+    def kill_one(model, batch):
+        if kill_one.steps == 2:
+            for process in multiprocessing.active_children():
+                process.kill()
+            time.sleep(0.2)
+        kill_one.steps += 1
+        return made(model, batch)
+
+    kill_one.steps = 0
+    monkeypatch.setattr(training, "loss", kill_one)
+    with pytest.raises(UserError, match="a process of --workers was killed"):
+        train(config(weights="weights/tiny", out=str(tmp_path / "out"), workers=2, max_steps=20, save_every=1, **mixed))
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_processes_end_when_the_training_is_killed(mixed, tmp_path):
+    code = f"""
+import multiprocessing, time
+from minillava import training
+def tell_and_wait(model, batch):
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+training.loss = tell_and_wait
+training.train(training.TrainConfig(stage=2, weights="weights/tiny", out={str(tmp_path / "out")!r}, batch_size=4, workers=2, device="cpu",
+                                    data={mixed["data"]!r}, images={mixed["images"]!r}))
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    pids = next(line.split() for line in run.stdout if line.split() and all(word.isdigit() for word in line.split()))
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    end = time.monotonic() + 60  # they look every five seconds whether their parent is there
+    while any(is_running(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert len(pids) == 2 and not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"  # a zombie has ended
+    except OSError:
+        return False

@@ -25,7 +25,7 @@ from minillava.loop import LoopConfig, fit, next_token_loss
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
-from minillava.training.batches import Batches
+from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
 from minillava.weights.compose import with_rows
@@ -68,7 +68,7 @@ class TrainConfig(LoopConfig):
     skip_broken: bool = option(False, "leave out records with broken pictures, and list them in OUT; else the training stops there")
     pack: bool = option(False, "several samples in a row of the batch, one after the other, so that next to nothing is padding")
     pack_length: int = option(0, "tokens a packed row may hold (0: the model's context)")
-    workers: int = option(1, "threads that read texts and pictures ahead; the order does not depend on it (0: none, each batch when it is due)")
+    workers: int = option(0, "processes that read texts and pictures ahead, with the same batches in the same order (0: a thread)")
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,7 +142,8 @@ def train(config: TrainConfig) -> None:
         return sample_answers(model, processor, samples, step) | scores
 
     try:
-        fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), watch)
+        with killed_workers_told():
+            fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), watch)
     finally:
         batches.close()
 

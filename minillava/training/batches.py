@@ -1,21 +1,26 @@
-"""The batch of each step: which samples it holds, and its tensors, made ahead by threads while the model computes.
+"""The batch of each step: which samples it holds, and its tensors, made ahead while the model computes.
 
-Which samples a step sees follows from seed and step alone, however many threads there are: scenes in the order of their seeds; LLaVA's JSON in a
-new order each epoch, in batches of like length that hold pictures or hold none (LLaVA-1.5, arXiv 2310.03744, section 3.3), or packed.
+Which samples a step sees follows from seed and step alone, whoever makes it: scenes in the order of their seeds; LLaVA's JSON in a new order each
+epoch, in batches of like length that hold pictures or hold none (LLaVA-1.5, arXiv 2310.03744, section 3.3), or packed.
 
-Threads, not processes: a JPEG is decoded and resized outside Python's lock, so the threads neither wait for each other nor keep the training
-waiting, and there is nothing to copy between processes, to leave behind or to restart.
+A thread makes one batch ahead, which serves a small model on a CPU. A fast GPU needs processes (`--workers`): a JPEG is decoded outside Python's
+lock, but text is tokenized inside it, and in that time a training that starts thousands of small kernels would stand still.
 """
 
 import json
-import threading
-from collections.abc import Callable
+import multiprocessing
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from minillava.conversation import IGNORE_INDEX, Encoded, encode
 from minillava.data.dataset import Epochs, LengthGroups
@@ -73,6 +78,15 @@ def make_groups(samples, samples_of: Callable[[list[int]], list], length: Callab
     return ModalityGroups(with_pictures, text_only, num_text_only, len(samples))
 
 
+@dataclass
+class Made:
+    """A step's tensors, or why there are none, and which records were found unusable on the way: (label, why)."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    error: str = ""
+    unusable: list[tuple[dict, str]] = field(default_factory=list)
+
+
 class Batches:
     """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values, or their vision_features
     from a cache.
@@ -83,24 +97,66 @@ class Batches:
 
     def __init__(self, samples, processor: Processor, config, context: int, features: FeatureCache | None = None):
         self.samples, self.processor, self.config, self.context, self.features = samples, processor, config, context, features
+        if config.workers and "fork" not in multiprocessing.get_all_start_methods():
+            raise UserError("--workers needs a system whose processes can fork: leave it out")
         self.left_out = LeftOut(Path(config.out), config.resume)
         self.groups = make_groups(samples, self._encoded, lambda pair: len(pair[0].input_ids), config, context)
-        self.makers = ThreadPoolExecutor(config.workers, "batch") if config.workers else None
-        self.pending: dict[int, Future] = {}
+        self.unusable: list[tuple[dict, str]] = []  # found since the last batch
+        self.thread = ThreadPoolExecutor(1, "batch")
+        self.ahead: dict[int, Future] = {}
+        self.workers, self.next_step = None, None
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        if self.makers is None:
-            return self._make(step)
-        for ahead in range(step, step + 1 + self.config.workers):
-            if ahead not in self.pending:
-                self.pending[ahead] = self.makers.submit(self._make, ahead)
-        return self.pending.pop(step).result()
+        made = self._of_workers(step) if self.config.workers else self._of_thread(step)
+        for label, why in made.unusable:
+            self.left_out.add(label, why)
+        if made.error:
+            raise UserError(made.error)
+        return made.tensors
 
     def close(self) -> None:
-        """Forget the batches that nobody will ask for, and say how many records were left out."""
-        if self.makers is not None:
-            self.makers.shutdown(wait=True, cancel_futures=True)
+        """End the thread and the processes, with the batches that nobody will ask for, and say how many records were left out."""
+        self.workers = None
+        self.thread.shutdown(wait=True, cancel_futures=True)
         self.left_out.report()
+
+    # ------------------------------------------------------------------ who makes them
+    def _of_thread(self, step: int) -> Made:
+        made = self.ahead.pop(step, None) or self.thread.submit(self._made, step)
+        self.ahead = {step + 1: self.thread.submit(self._made, step + 1)}
+        return made.result()
+
+    def _of_workers(self, step: int) -> Made:
+        if self.workers is None or step != self.next_step:
+            self.workers = self._start_workers(step)
+        self.next_step = step + 1
+        with killed_workers_told():
+            return next(self.workers)
+
+    def _start_workers(self, step: int) -> Iterator[Made]:
+        """Processes that make the batches from `step` on: each every N-th, two of them ahead. Each tokenizes every group for itself."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the machine has fewer cores: how many processes is the user's choice
+            return iter(
+                DataLoader(
+                    Steps(self._made),
+                    batch_size=None,
+                    sampler=range(step, sys.maxsize),
+                    collate_fn=as_it_is,
+                    num_workers=self.config.workers,
+                    worker_init_fn=leave_signals_to_the_parent,
+                    multiprocessing_context="fork",  # the records are shared, not copied
+                    generator=torch.Generator(),  # not torch's own, from which dropout draws
+                )
+            )
+
+    def _made(self, step: int) -> Made:
+        try:
+            made = Made(self._make(step))
+        except UserError as error:
+            made = Made(error=str(error))
+        made.unusable, self.unusable = self.unusable, []
+        return made
 
     # ------------------------------------------------------------------ which samples
     def _encoded(self, indices: list[int]) -> list[tuple[Encoded, int]]:
@@ -124,7 +180,8 @@ class Batches:
         rows = [[(encoded, self._unless_broken(self._pictures, index)) for encoded, index in row] for row in rows]
         rows = [row for row in ([pair for pair in row if pair[1] is not None] for row in rows) if row]
         if not rows:
-            raise UserError(f"none of the records of step {step} can be used: {self.left_out.first()}")
+            why = f": {self.unusable[-1][1]}" if self.unusable else ""
+            raise UserError(f"none of the records of step {step} can be used{why}")
         pictures = [images for row in rows for _, images in row if images]  # a text-only sample has none
         pictures = {name: torch.cat([images[name] for images in pictures]) for name in (pictures[0] if pictures else ())}
         return {**collate_rows([[encoded for encoded, _ in row] for row in rows]), **pictures}
@@ -140,23 +197,53 @@ class Batches:
         except UserError as error:
             if not self.config.skip_broken:
                 raise UserError(f"{str(error).rstrip('.')}; --skip-broken leaves such records out") from None
-            self.left_out.add(self.samples.label(index), str(error))
+            self.unusable.append((self.samples.label(index), str(error)))
             return None
+
+
+class Steps:
+    """What DataLoader takes for a dataset: steps, made when they are asked for."""
+
+    def __init__(self, made: Callable[[int], Made]):
+        self.made = made
+
+    def __getitem__(self, step: int) -> Made:
+        return self.made(step)
+
+
+def as_it_is(made: Made) -> Made:
+    return made
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but the running step still needs its batch. SIGTERM ends a process, as DataLoader expects."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def killed_workers_told() -> Iterator[None]:
+    """A process that was killed is a UserError. DataLoader raises it in a signal handler, so wherever the training is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError("a process of --workers was killed, perhaps for want of memory or of /dev/shm: --resume with fewer goes on") from None
 
 
 class LeftOut:
     """Records that a training could not use and why, one JSON object a line in OUT/left_out.jsonl; a resumed run goes on with the file."""
 
     def __init__(self, out: Path, resume: bool):
-        self.path, self.lock = out / "left_out.jsonl", threading.Lock()
+        self.path = out / "left_out.jsonl"
         found = self.path.read_text(encoding="utf-8").splitlines() if resume and self.path.exists() else ()
         self.lines = dict.fromkeys(found)  # a set that keeps its order
 
     def add(self, label: dict, why: str) -> None:
         """Written at once, since a run may be killed at any moment."""
-        with self.lock:
-            self.lines[json.dumps({**label, "why": why}, ensure_ascii=False)] = None
-            write_atomically(self.path, "".join(line + "\n" for line in self.lines))
+        self.lines[json.dumps({**label, "why": why}, ensure_ascii=False)] = None
+        write_atomically(self.path, "".join(line + "\n" for line in self.lines))
 
     def first(self) -> str:
         return json.loads(next(iter(self.lines)))["why"]
