@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,15 +259,6 @@ def test_batches_are_bit_equal_with_any_number_of_workers(mixed, tiny, changes):
     for others in made[1:]:
         for ours, theirs in zip(made[0], others, strict=True):
             assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_threads_that_ask_for_far_steps_get_what_one_would(mixed, tiny):
-    _, processor = tiny
-    alone, shared = batches(mixed, processor, batch_size=2).groups, batches(mixed, processor, batch_size=2).groups
-    steps = np.random.default_rng(0).permutation(np.arange(30)).tolist()
-    with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda step: [index for _, index in shared[step]], steps))
-    assert found == [[index for _, index in alone[step]] for step in steps]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

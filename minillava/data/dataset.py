@@ -6,7 +6,6 @@ seed and step alone.
 """
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,7 @@ class Epochs:
         return [int(self._order(seed, position // count, pictures)[position % count]) for position in positions]
 
     def _order(self, seed: int, epoch: int, pictures: bool | None) -> np.ndarray:
-        """The indices of one epoch, in its order. The last few are kept; several threads may ask."""
+        """The indices of one epoch, in its order. The last few are kept; two threads may ask, for batches and for sample answers."""
         orders, key = self._orders, (seed, epoch, pictures)
         if key not in orders:
             indices = np.arange(len(self)) if pictures is None else np.flatnonzero(self.has_picture == pictures)
@@ -153,25 +152,18 @@ class LengthGroups:
     """The batches of a training by step, each of samples of like length, so that little is padding.
 
     The samples of `group` steps are sorted by length together, cut into batches, and those taken in random order. `samples_of(step)` gives a step's
-    own samples, `length(sample)` how long one is; both depend on nothing else, so every step's batch can be made again. Several threads may ask.
+    own samples, `length(sample)` how long one is; both depend on nothing else, so every step's batch can be made again.
     """
 
     def __init__(self, samples_of: Callable[[int], list], length: Callable[[object], int], group: int = 8):
-        self.samples_of, self.length, self.group = samples_of, length, group
-        self._made: dict[int, list] = {}  # batches of the last groups, by the group's number
-        self._lock = threading.Lock()
+        self.samples_of, self.length, self.group, self._number = samples_of, length, group, None
 
     def __getitem__(self, step: int) -> list:
         number, place = divmod(step, self.group)
-        with self._lock:  # one thread makes a group's batches, the others wait for them
-            if number not in self._made:
-                before = {n: batches for n, batches in self._made.items() if n == number - 1}  # someone may still be at its last steps
-                self._made = {**before, number: self._make(number)}
-            return self._made[number][place]
-
-    def _make(self, number: int) -> list:
-        batches = self.arrange([sample for i in range(self.group) for sample in self.samples_of(number * self.group + i)])
-        return [batches[i] for i in np.random.default_rng(number).permutation(self.group)]
+        if number != self._number:
+            batches = self.arrange([sample for i in range(self.group) for sample in self.samples_of(number * self.group + i)])
+            self._number, self._batches = number, [batches[i] for i in np.random.default_rng(number).permutation(self.group)]
+        return self._batches[place]
 
     def arrange(self, samples: list) -> list[list]:
         """The samples of a group as its batches, of which each is as good as any other."""
