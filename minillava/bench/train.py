@@ -310,9 +310,9 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="python -m minillava.bench train", description=__doc__)
     parser.add_argument("--stage", type=int, choices=(1, 2), help="one stage alone")
-    parser.add_argument("--samples", type=int, default=32, help="samples of a round (default 32)")
+    parser.add_argument("--samples", type=int, default=16, help="samples of a round (default 16)")
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step (default 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="passes over the samples, each side by turns (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="passes over the samples, each side by turns (default 2)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of the matrix products, as train.py's")
     parser.add_argument("--seed", type=int, default=0)
