@@ -2,8 +2,8 @@
 
 import json
 import multiprocessing
-import subprocess
-import sys
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -28,7 +28,6 @@ from minillava.training.batches import Batches, truncated
 from minillava.training.check_data import leave_out_unusable, most_image_tokens
 from minillava.training.packing import Packs, collate_rows, pack
 
-ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024  # of weights/tiny
 WORDS = ["the", "cat", "sits", "on", "a", "red", "boat", "and", "looks", "at", "sky", "where", "bird", "flies", "over", "house"]
 
@@ -251,11 +250,12 @@ def test_packing_sees_every_record_once_an_epoch_and_mixes_modalities(mixed, tin
 @pytest.mark.parametrize("changes", [{}, {"pack": True}], ids=["grouped", "packed"])
 def test_batches_are_bit_equal_with_any_number_of_workers(mixed, tiny, changes):
     _, processor = tiny
-    made = []
+    made, state = [], torch.get_rng_state()
     for workers in (0, 1, 3):
         ours = batches(mixed, processor, workers=workers, **changes)
         made.append([ours[step] for step in range(5, 20)])  # resumed at step 5, past the end of an epoch
         ours.close()
+    assert torch.equal(torch.get_rng_state(), state)  # of which dropout draws
     for others in made[1:]:
         for ours, theirs in zip(made[0], others, strict=True):
             assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -332,46 +332,46 @@ def test_a_training_that_ends_early_leaves_nobody_behind(mixed, tmp_path, monkey
 
 
 def test_a_killed_process_is_one_sentence_and_what_was_learnt_is_kept(mixed, tmp_path, monkeypatch):
-    made = training.loss
+    """Ctrl-C, which reaches them too, does not end them: the step that is running goes on."""
+    signals, compute = iter([signal.SIGINT, 0, 0, signal.SIGKILL]), training.loss
 
-    def kill_one(model, batch):
-        if kill_one.steps == 2:
-            for process in multiprocessing.active_children():
-                process.kill()
-            time.sleep(0.2)
-        kill_one.steps += 1
-        return made(model, batch)
+    def compute_and_send(model, batch):
+        number = next(signals, 0)
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+        time.sleep(0.1)
+        return compute(model, batch)
 
-    kill_one.steps = 0
-    monkeypatch.setattr(training, "loss", kill_one)
+    monkeypatch.setattr(training, "loss", compute_and_send)
+    monkeypatch.setattr(training, "sample_answers", lambda *_: {})
+    monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
     with pytest.raises(UserError, match="a process of --workers was killed"):
         train(config(weights="weights/tiny", out=str(tmp_path / "out"), workers=2, max_steps=20, save_every=1, **mixed))
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) >= 3
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
 
 
-def test_processes_end_when_the_training_is_killed(mixed, tmp_path):
-    code = f"""
-import multiprocessing, time
-from minillava import training
-def tell_and_wait(model, batch):
-    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
-    time.sleep(60)
-training.loss = tell_and_wait
-training.train(training.TrainConfig(stage=2, weights="weights/tiny", out={str(tmp_path / "out")!r}, batch_size=4, workers=2, device="cpu",
-                                    data={mixed["data"]!r}, images={mixed["images"]!r}))
-"""
-    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    pids = next(line.split() for line in run.stdout if line.split() and all(word.isdigit() for word in line.split()))
+def test_processes_end_when_the_training_is_killed(mixed, tiny):
+    ours, theirs = multiprocessing.Pipe()
+
+    def make_batches() -> None:
+        made = batches(mixed, tiny[1], workers=2)
+        made[0]
+        theirs.send([process.pid for process in multiprocessing.active_children()])
+        time.sleep(60)
+
+    run = multiprocessing.get_context("fork").Process(target=make_batches)
+    run.start()
+    pids = ours.recv()
     run.kill()
-    run.wait()
-    run.stdout.close()
+    run.join()
     end = time.monotonic() + 60  # they look every five seconds whether their parent is there
-    while any(is_running(pid) for pid in pids) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert len(pids) == 2 and not any(is_running(pid) for pid in pids)
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(pids) == 2 and not any(map(is_running, pids))
 
 
-def is_running(pid: str) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"  # a zombie has ended
     except OSError:

@@ -206,7 +206,9 @@ def padding(lengths: np.ndarray, has_picture: np.ndarray, config, context: int, 
             real, whole = real + sum(rows), whole + len(rows) * max(rows)
         return f"{100 * (1 - real / whole):.1f} %"
 
-    groups = {pack: make_groups(samples, list, lengths.__getitem__, replace(config, pack=pack, pack_length=0), context) for pack in (False, True)}
-    as_they_come = LengthGroups(lambda step: samples.indices(step, config.batch_size, config.seed), lengths.__getitem__, group=1)
-    shares = f"{share(as_they_come, False)} as they come, {share(groups[False], False)} as they are batched, {share(groups[True], True)} with --pack"
-    return [f"padding in batches of {config.batch_size}: {shares}"]
+    def groups(**changes):
+        return make_groups(samples, list, lengths.__getitem__, replace(config, **changes), context)
+
+    random = LengthGroups(lambda step: samples.indices(step, config.batch_size, config.seed), lengths.__getitem__, group=1)
+    batched, packed = share(groups(pack=False, pack_length=0), False), share(groups(pack=True), True)
+    return [f"padding in batches of {config.batch_size}: {share(random, False)} as they come, {batched} as they are batched, {packed} with --pack"]
