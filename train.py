@@ -23,6 +23,8 @@ def main() -> None:
     config = from_flags(TrainConfig, flags, **STAGES[flags.stage].defaults)
     if not flags.parts:
         return train(config)
+    if config.cache_features:
+        raise UserError("--cache-features would keep what a student's part computes: leave it out with --with")
     from lessons.swap import student_parts
 
     with student_parts(flags.parts):

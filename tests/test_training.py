@@ -328,6 +328,8 @@ def test_what_it_leaves_is_a_weights_folder(stage1):
         (["--stage", "2", "--weights", "{tmp}", "--vision", "a", "--language", "b"], "--weights names a whole LLaVA"),
         (["--stage", "2", "--weights", "{tmp}", "--projector", "linear"], "are for a new projector"),
         (["--stage", "1", "--images", "{tmp}"], "--images needs --data"),
+        (["--stage", "1", "--check-data"], "--check-data needs --data"),
+        (["--stage", "1", "--data", "a.json", "--cache-features", "b", "--with", "c.py"], "--cache-features would keep what a student's part"),
         (["--stage", "1", "--workers", "-1"], "--workers must be 0 or more"),
         (["--stage", "1", "--pack-length", "100"], "--pack-length is for --pack"),
         (["--stage", "1", "--device", "cuda:7"], "was asked for, but this machine has"),
