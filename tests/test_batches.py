@@ -316,8 +316,7 @@ def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(m
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_that_ends_early_leaves_nobody_behind(mixed, tmp_path, monkeypatch, workers):
     """A process waits for its threads before it ends, and so would this one for batches that nobody needs."""
-    read = Processor.image_inputs
-    at_work = []
+    read, before, at_work = Processor.image_inputs, set(threading.enumerate()), []  # before: of batches that earlier tests left open
 
     def interrupted(model, batch):
         at_work.extend(multiprocessing.active_children())
@@ -328,7 +327,7 @@ def test_a_training_that_ends_early_leaves_nobody_behind(mixed, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         train(config(weights="weights/tiny", out=str(tmp_path / "out"), workers=workers, **mixed))
     assert len(at_work) == workers and not multiprocessing.active_children()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batch")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("batch")]
 
 
 def test_a_killed_process_is_one_sentence_and_what_was_learnt_is_kept(mixed, tmp_path, monkeypatch):
