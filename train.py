@@ -12,7 +12,8 @@ from minillava.errors import UserError, run
 
 
 def main() -> None:
-    from minillava.training import STAGES, TrainConfig, train  # after the flags' errors could be told quickly
+    from minillava.training import TrainConfig, train  # after the flags' errors could be told quickly
+    from minillava.training.recipes import recipe_settings
 
     parser = Parser(prog="train.py", description=__doc__)
     add_flags(parser, TrainConfig)
@@ -20,7 +21,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.stage is None:
         raise UserError("say which stage: --stage 1 (feature alignment) or --stage 2 (visual instruction tuning)")
-    config = from_flags(TrainConfig, flags, **STAGES[flags.stage].defaults)
+    config = from_flags(TrainConfig, flags, **recipe_settings(flags))
     if not flags.parts:
         return train(config)
     if config.cache_features:

@@ -38,6 +38,7 @@ class LoopConfig:
     learning_rate: float = option(1e-3, "peak of the schedule: warm-up, then half a cosine down to 0")
     warmup_ratio: float = option(0.03, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.0, "of matrices only")
+    adam_beta2: float = option(0.95, "how slowly AdamW forgets the sizes of past gradients; the papers' is 0.999")
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
     save_every: int = option(500, "steps between checkpoints")
     seed: int = option(0, "of the new weights and of the samples' order")
@@ -50,12 +51,17 @@ class LoopConfig:
         for name in ("learning_rate", "max_grad_norm"):
             self._expect(name, 0 < getattr(self, name) < math.inf, "above 0")
         self._expect("warmup_ratio", 0 <= self.warmup_ratio <= 1, "from 0 to 1")
+        self._expect("adam_beta2", 0 <= self.adam_beta2 < 1, "from 0 to below 1")
         self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._expect("dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
 
     def _expect(self, name: str, fits: bool, allowed: str) -> None:
         if not fits:
             raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {getattr(self, name)}")
+
+    def rate_factor(self, name: str) -> float:
+        """By how much the learning rate of the parameter `name` differs from the schedule's."""
+        return 1.0
 
     def settings(self) -> dict:
         """What makes the run the run it is: everything but where it lies and how often it is saved."""
@@ -84,17 +90,23 @@ def make_optimizers(module: nn.Module, config: LoopConfig) -> list[torch.optim.O
     Muon is for maps between hidden vectors: the linear layers of blocks and projector. Embeddings and the head, whose rows belong to single
     tokens, are AdamW's, as are norms and biases, which are no matrices. Norms and biases do not decay.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     linear = {m.weight for name, m in module.named_modules() if isinstance(m, nn.Linear) and not name.endswith("lm_head")}
-    hidden = [p for p in trained if p in linear] if config.optimizer == "muon" else []
-    taken = set(hidden)
-    rest = [p for p in trained if p not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": 0.0 if hidden else config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    hidden = {name: p for name, p in trained.items() if p in linear and config.optimizer == "muon"}
+    rest = {name: p for name, p in trained.items() if name not in hidden}
+    matrices = groups_by_rate({name: p for name, p in rest.items() if p.ndim >= 2}, config, 0.0 if hidden else config.weight_decay)
+    vectors = groups_by_rate({name: p for name, p in rest.items() if p.ndim < 2}, config, 0.0)
+    adamw = torch.optim.AdamW(matrices + vectors, lr=0.0, betas=(0.9, config.adam_beta2), eps=1e-8)
+    return [adamw, Muon(groups_by_rate(hidden, config, config.weight_decay), lr=0.0)] if hidden else [adamw]
+
+
+def groups_by_rate(parameters: dict[str, Tensor], config: LoopConfig, weight_decay: float) -> list[dict]:
+    """The optimizer's groups of these parameters: one for each learning rate, which is `rate_factor` times the schedule's."""
+    factors = {name: config.rate_factor(name) for name in parameters}
+    return [
+        {"params": [p for name, p in parameters.items() if factors[name] == factor], "weight_decay": weight_decay, "rate_factor": factor}
+        for factor in dict.fromkeys(factors.values())
     ]
-    adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.95), eps=1e-8)
-    return [adamw, Muon(hidden, lr=0.0, weight_decay=config.weight_decay)] if hidden else [adamw]
 
 
 def supervised_logits(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -116,9 +128,23 @@ def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, atten
     return F.cross_entropy(logits, targets)
 
 
+def backward(batch_loss: Callable[[int], Tensor | Iterator[Tensor]], step: int, dtype: str, device: torch.device) -> float:
+    """The gradients of the step's loss, which is returned. A micro-batch's activations are gone before the next one is computed."""
+    with autocast(dtype, device):
+        losses = batch_loss(step)
+    losses, total = iter([losses] if isinstance(losses, Tensor) else losses), 0.0
+    while True:
+        with autocast(dtype, device):
+            loss = next(losses, None)
+        if loss is None:
+            return total
+        loss.backward()
+        total += loss.item()
+
+
 def fit(
     module: nn.Module,
-    batch_loss: Callable[[int], Tensor],
+    batch_loss: Callable[[int], Tensor | Iterator[Tensor]],
     config: LoopConfig,
     save: Callable[[], None],
     watch: Callable[[int], dict],
@@ -126,8 +152,9 @@ def fit(
 ) -> None:
     """Train the parameters of `module` that require a gradient.
 
-    `batch_loss(step)` computes the loss of the step's batch; `save()` writes the weights folder; `watch(step)`, at each save, returns further
-    figures for the log; `finished()`, after each step, may end the training before its last one.
+    `batch_loss(step)` computes the loss of the step's batch, or gives one after the other those of its micro-batches, which add up to it; `save()`
+    writes the weights folder; `watch(step)`, at each save, returns further figures for the log; `finished()`, after each step, may end the training
+    before its last one.
     """
     out = Path(config.out)
     try:
@@ -153,9 +180,7 @@ def fit(
             began = time.perf_counter()
             rate = learning_rate(step, config)
             try:
-                with autocast(config.dtype, device):
-                    loss = batch_loss(step)
-                loss.backward()
+                loss = backward(batch_loss, step, config.dtype, device)
                 norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
                 if not torch.isfinite(norm):
                     raise UserError(f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data")
@@ -165,11 +190,11 @@ def fit(
                 raise
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["rate_factor"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             seconds = time.perf_counter() - began
-            metrics.add(step=step, loss=loss.item(), lr=rate, grad_norm=norm.item(), seconds=round(seconds, 3))
+            metrics.add(step=step, loss=loss, lr=rate, grad_norm=norm.item(), seconds=round(seconds, 3))
             bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
             last = step + 1 == config.max_steps or finished()
             if last or stopped() or (step + 1) % config.save_every == 0:

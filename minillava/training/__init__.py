@@ -6,7 +6,10 @@ Stage 2, visual instruction tuning: projector and language model learn, from con
 The vision tower is frozen in both. The loss is on the answers and their end tokens alone.
 """
 
+import math
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,27 +28,12 @@ from minillava.loop import LoopConfig, fit, next_token_loss
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
+from minillava.training.accumulation import micro_batches, num_supervised
 from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
+from minillava.training.recipes import RECIPES, STAGES, change_trainable, steps_of
 from minillava.weights.compose import with_rows
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What learns in a stage, and the settings that train the tiny model on the tiny world."""
-
-    trained: tuple[str, ...]  # parameters whose names begin so
-    defaults: dict
-
-
-TINY = dict(optimizer="muon", weight_decay=0.05)
-STAGES = {
-    1: Stage(("projector.",), dict(TINY, out="runs/stage1", max_steps=300, batch_size=32, learning_rate=4e-3, save_every=100)),
-    2: Stage(
-        ("projector.", "language_model."), dict(TINY, out="runs/stage2", max_steps=2800, batch_size=16, learning_rate=1.5e-3, save_every=200)
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,7 @@ class TrainConfig(LoopConfig):
     """The flags of train.py."""
 
     stage: int = option(0, "1: the projector learns from captions; 2: projector and language model learn from conversations", choices=(1, 2))
+    recipe: str = option("tiny", "settings of the papers, which other flags change; all but tiny need --data", choices=tuple(RECIPES))
     data: str = option("", "LLaVA JSON; without it, endless scenes of the tiny world")
     images: str = option("", "folder in which the pictures of --data lie")
     weights: str = option("", "folder of the LLaVA to start from (stage 2: runs/stage1 if it is there, else weights/tiny-stage1)")
@@ -61,6 +50,13 @@ class TrainConfig(LoopConfig):
     projector: str = option("", "kind of a new projector (default mlp2x_gelu)", choices=("linear", "mlp2x_gelu"))
     vision_feature_layer: int = option(-2, "layer of the tower that a new projector reads; LLaVA reads the last but one")
     template: str = option("", "conversation template; plain is LLaVA-1.5's stage 1; without it, the starting folder's")
+    image_aspect_ratio: str = option("", "square cuts one out of a picture, pad fills it up (default the folder's)", choices=("square", "pad"))
+    max_length: int = option(0, "tokens a sample may hold at most (0: the model's context)")
+    epochs: float = option(0.0, "passes over --data, in place of --max-steps")
+    micro_batch_size: int = option(0, "samples, or packed rows, that are computed at once; the gradient is that of the whole batch (0: all at once)")
+    projector_learning_rate: float = option(0.0, "of the projector alone (0: as all others)")
+    train: str = option("", "what learns besides the stage's own: tower, projector, language_model, or names, with commas between")
+    freeze: str = option("", "what does not learn, named as for --train")
     device: str = option("auto", "cpu, cuda, or auto")
     skip_missing: bool = option(False, "leave out records whose pictures are not in --images")
     cache_features: str = option("", "folder for the frozen tower's features of all pictures, so that they are computed once")
@@ -81,13 +77,20 @@ class TrainConfig(LoopConfig):
             raise UserError("--projector and --vision-feature-layer are for a new projector, with --vision and --language")
         if self.images and not self.data:
             raise UserError("--images needs --data, the JSON that names the pictures")
-        for name in ("pack_length", "workers"):
+        if self.recipe != "tiny" and not (self.data and (self.weights or self.vision)):
+            raise UserError(f"--recipe {self.recipe} needs --data, and the model to start from: --vision and --language, or --weights")
+        for name in ("pack_length", "workers", "max_length", "micro_batch_size"):
             self._expect(name, getattr(self, name) >= 0, "0 or more")
-        for flag, given in (("--check-data", self.check_data), ("--cache-features", self.cache_features)):
+        for name in ("epochs", "projector_learning_rate"):
+            self._expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for flag, given in (("--check-data", self.check_data), ("--cache-features", self.cache_features), ("--epochs", self.epochs)):
             if given and not self.data:
                 raise UserError(f"{flag} needs --data: the scenes of the tiny world never end")
         if self.pack_length and not self.pack:
             raise UserError("--pack-length is for --pack")
+
+    def rate_factor(self, name: str) -> float:
+        return self.projector_learning_rate / self.learning_rate if self.projector_learning_rate and name.startswith("projector.") else 1.0
 
     def settings(self) -> dict:
         """The file of the data may have changed under its name, which its size nearly always tells."""
@@ -120,12 +123,15 @@ def train(config: TrainConfig) -> None:
     """Run one stage of LLaVA's training and leave a weights folder in `config.out`."""
     model, processor = starting_point(config)
     set_trainable(model, config.stage)
-    context = model.config.text_config.max_position_embeddings
+    change_trainable(model, config.train, config.freeze)
+    context = min(model.config.text_config.max_position_embeddings, config.max_length or sys.maxsize)
     if config.check_data:
         return check_data(config, processor, context)
     samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     if config.data:
         leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
+    if config.epochs:
+        config = replace(config, max_steps=steps_of(config.epochs, len(samples), config.batch_size))
     features = None
     if config.cache_features:
         features = FeatureCache(config.cache_features, model, processor, config.dtype)
@@ -134,8 +140,14 @@ def train(config: TrainConfig) -> None:
     device = next(model.parameters()).device
     held_out = [] if config.data else cases("val", 40)
 
-    def batch_loss(step: int) -> Tensor:
-        return loss(model, {name: tensor.to(device) for name, tensor in batches[step].items()})
+    def batch_loss(step: int) -> Iterator[Tensor]:
+        """A loss for each micro-batch, which add up to the loss of the whole batch; one without a supervised token adds nothing."""
+        batch = batches[step]
+        total = num_supervised(batch["labels"])
+        for part in micro_batches(batch, config.micro_batch_size, model.config):
+            share = num_supervised(part["labels"]) / max(1, total)
+            if share or not total:  # in a batch without a supervised token, `loss` says so
+                yield loss(model, {name: tensor.to(device) for name, tensor in part.items()}) * share
 
     def watch(step: int) -> dict:
         scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
@@ -155,7 +167,7 @@ def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
         folder = config.weights or ("runs/stage1" if Path("runs/stage1/model.safetensors").exists() else "weights/tiny-stage1")
         print(f"starting from {folder}")
         model, processor = weights.load(folder, **options)
-        return model, replace(processor, template=config.template or processor.template)
+        return model, replace(processor, template=config.template or processor.template, pad=pads(config, processor.pad))
     vision, language = config.vision or "weights/tiny-vision", config.language or "weights/tiny-language"
     vision_tower = weights.load_vision_tower(vision, feature_layer=config.vision_feature_layer, **options)
     tokenizer = Tokenizer.from_file(weights.find_folder(language)).extended("<image>", "<pad>")
@@ -171,7 +183,12 @@ def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
     model = Llava(model_config)
     model.vision_tower, model.language_model = vision_tower, language_model
     model.projector.to(next(language_model.parameters()).device)
-    return model, Processor.for_model(tokenizer, model_config, template=config.template or "llava_hf")
+    return model, Processor.for_model(tokenizer, model_config, template=config.template or "llava_hf", pad=pads(config, False))
+
+
+def pads(config: TrainConfig, otherwise: bool) -> bool:
+    """Whether pictures are filled up to a square."""
+    return config.image_aspect_ratio == "pad" if config.image_aspect_ratio else otherwise
 
 
 def sample_answers(model: Llava, processor: Processor, samples, step: int, count: int = 3) -> dict[str, str]:
