@@ -18,16 +18,16 @@ HALF = {  # float16 and bfloat16
     "decode": {64: (1, 64, 4, 3), 128: (1, 64, 4, 3), 256: (1, 32, 4, 2)},
 }
 FLOAT32 = {  # not at 256, where even the smallest tiles spill
-    "forward": {64: (32, 32, 4, 2), 128: (32, 16, 4, 2)},
+    "forward": {64: (32, 32, 4, 2), 128: (16, 32, 4, 2)},
     "query_gradient": {64: (16, 32, 4, 2), 128: (16, 32, 4, 1)},
-    "key_value_gradient": {64: (16, 32, 4, 1), 128: (16, 16, 4, 1)},
+    "key_value_gradient": {64: (16, 16, 4, 1), 128: (16, 16, 4, 1)},
     "decode": {64: (1, 32, 8, 2), 128: (1, 32, 4, 2)},
 }
 # What differs in half precision from this architecture on: an RTX 4090 spills sooner, and the matrix unit of an H100 or B200 takes 64 rows at a
 # time straight from shared memory, of which an RTX 5090 (120) has no more than an RTX 4090.
 ADA = {"key_value_gradient": {64: (32, 32, 4, 2)}}
 HOPPER = {"forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}}
-BLACKWELL = HOPPER | {"key_value_gradient": {128: (32, 32, 4, 2)}}
+BLACKWELL = {"forward": HOPPER["forward"] | {256: (64, 32, 4, 2)}, "key_value_gradient": {128: (32, 64, 8, 1)}}
 LATER = {0: {}, 89: ADA, 90: HOPPER, 100: BLACKWELL, 120: ADA}
 
 
