@@ -1,5 +1,11 @@
 """A LLaVA of official parts: a whole CLIP and a Vicuna as the Hub has them, and a new projector between."""
 
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import TOWER, relative_error, shaken
@@ -7,10 +13,12 @@ from PIL import Image
 from test_tokenizer import build
 
 from minillava import weights
+from minillava.model import Llava
 from minillava.tokenizer import Tokenizer
 from minillava.training import TrainConfig, starting_point
 
-LLAMA = dict(hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=128)
+ROOT = Path(__file__).resolve().parent.parent
+LLAMA = dict(hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=512)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
@@ -59,3 +67,38 @@ def test_rows_that_are_there_stay():
     tiny = weights.load_language_model("weights/tiny-language", device="cpu")
     model, _ = starting_point(TrainConfig(stage=1, device="cpu"))
     assert model.language_model.config == tiny.config
+
+
+def test_both_stages_by_the_papers_recipe(parts, tmp_path):
+    """From the folders of a CLIP and a Vicuna to a LLaVA: what each stage trains changes, and nothing else."""
+    llama, clip, vicuna = parts
+    recipe = "v1.5" if llama.config.tie_word_embeddings else "v1"
+    records = []
+    for number in range(6):
+        Image.effect_noise((23, 31), 90).convert("RGB").save(tmp_path / f"{number}.png")
+        turns = [("human", "<image>\nwhat is this ?"), ("gpt", "a cat" if number % 2 else "a dog on the bus")]
+        records.append({"id": str(number), "image": f"{number}.png", "conversations": [{"from": who, "value": text} for who, text in turns]})
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    common = ["--recipe", recipe, "--data", tmp_path / "data.json", "--images", tmp_path, "--batch-size", "3", "--micro-batch-size", "2"]
+    common += ["--dtype", "float32", "--device", "cpu"]
+    for arguments in (
+        ["--stage", "1", "--vision", clip, "--language", vicuna, "--out", tmp_path / "1", *common],
+        ["--stage", "2", "--weights", tmp_path / "1", "--out", tmp_path / "2", *common],
+    ):
+        run = subprocess.run([sys.executable, "train.py", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+        assert run.returncode == 0, run.stderr
+    begun, _ = starting_point(TrainConfig(stage=1, vision=str(clip), language=str(vicuna), projector={"v1": "linear"}.get(recipe, ""), device="cpu"))
+    models = [begun, *(weights.load_model(tmp_path / stage, device="cpu", dtype="float32") for stage in "12")]
+    states = [{name: p.bfloat16() for name, p in model.state_dict().items()} for model in models]
+    changed = [{name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} for a, b in itertools.pairwise(states)]
+    assert changed[0] == {"projector"} and changed[1] <= {"projector", "language_model"}
+    steps = [len([line for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]) for stage in "12"]
+    assert steps == [2, {"v1": 6, "v1.5": 2}[recipe]]  # 6 records, 3 a step, 1 or 3 epochs
+
+
+def test_a_new_projector_keeps_its_numbers():
+    """A seed gives the projector that it gave when a whole new model was built around it."""
+    model, _ = starting_point(TrainConfig(stage=1, device="cpu", seed=3))
+    torch.manual_seed(3)
+    assert torch.equal(model.projector.linear_1.weight, Llava(model.config).projector.linear_1.weight)
+    assert not any(parameter.is_meta for parameter in model.parameters())

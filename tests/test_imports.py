@@ -15,7 +15,7 @@ FLOORS = [
     {"vision", "projector", "language_model", "conversation"},
     {"model", "chat_template", "processor"},
     {"generation_config", "weights", "decode_graph", "generation", "data", "muon", "checkpoint"},
-    {"loop"},
+    {"loop", "chunked_loss"},
     {"training", "eval", "chain", "pretrain", "bench"},
 ]
 FOREIGN = {"transformers", "torchvision", "einops", "accelerate", "deepspeed", "peft"}

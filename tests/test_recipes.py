@@ -47,6 +47,7 @@ OLD = ("--weights", "LLAVA", "--data", "data.json")
 def test_the_papers_recipes(recipe, stage, expected, monkeypatch):
     config = config_of(monkeypatch, "--stage", str(stage), "--recipe", recipe, *(NEW if stage == 1 else OLD))
     common = dict(optimizer="adamw", adam_beta2=0.999, weight_decay=0.0, warmup_ratio=0.03, dtype="bfloat16", max_length=2048)
+    common["checkpoint_activations"] = True
     assert {name: getattr(config, name) for name in (*expected, *common)} == {**expected, **common}
 
 

@@ -28,6 +28,7 @@ PAPER = dict(
     max_grad_norm=1.0,
     dtype="bfloat16",
     max_length=2048,
+    checkpoint_activations=True,
     epochs=1,
 )
 ALIGN, TUNE = ("projector.",), ("projector.", "language_model.")

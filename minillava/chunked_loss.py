@@ -1,0 +1,59 @@
+"""The loss of next-token prediction without ever keeping all logits.
+
+LLaMA-7B's logits of 2,048 tokens are 2,048 x 32,000 float32 numbers, 262 MB, and a naive loss keeps three such tensors: the logits, their softmax
+and its gradient. Here the head runs in chunks of the supervised tokens, and each chunk's gradient is computed at once, so that its logits can be
+forgotten before the next.
+"""
+
+import torch
+from torch import Tensor
+
+from minillava.conversation import IGNORE_INDEX
+
+MANY_LOGITS = 1 << 25  # logits, supervised or not, from which it is worth the trouble
+CHUNK = 1 << 23  # logits that are held at once: 32 MB in float32
+
+
+def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """What `loop.next_token_loss` computes: mean cross-entropy of the supervised tokens, inputs_embeds (B, T, C), labels (B, T)."""
+    hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
+    supervised = labels[:, 1:] != IGNORE_INDEX  # (B, T - 1)
+    if not supervised.any():
+        raise ValueError("no token of this batch is supervised: every label is -100")
+    head = language_model.embed_tokens if language_model.lm_head is None else language_model.lm_head
+    return ChunkedCrossEntropy.apply(hidden[:, :-1][supervised], head.weight, labels[:, 1:][supervised])
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean of logsumexp(z) - z[target] with z = W h, whose gradient by z is (softmax(z) - onehot(target)) / N.
+
+    hidden (N, C), weight (V, C), targets (N,) -> (). The products are in autocast's dtype, the rest in float32.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets):
+        device, N = hidden.device.type, len(targets)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        w = weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        rows = max(1, CHUNK // len(weight))
+        with torch.autocast(device, enabled=False):
+            for h, target, grad in zip(hidden.to(dtype).split(rows), targets.split(rows), grad_hidden.split(rows), strict=True):
+                z = (h @ w.T).float()  # (rows, V)
+                lse = z.logsumexp(-1, keepdim=True)  # (rows, 1)
+                total += (lse - z.gather(1, target[:, None])).sum()
+                z = z.sub_(lse).exp_()  # the probabilities, in the logits' place
+                z.scatter_add_(1, target[:, None], z.new_full((len(target), 1), -1.0))
+                z = z.div_(N).to(dtype)
+                grad.copy_(z @ w)  # (rows, C)
+                if grad_weight is not None:
+                    grad_weight += z.T @ h  # (V, C)
+        ctx.save_for_backward(grad_hidden, grad_weight if grad_weight is None else grad_weight.to(weight.dtype))
+        return total / N
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad * grad_hidden, None if grad_weight is None else grad * grad_weight, None
