@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minillava.arguments import option
-from minillava.checkpoint import load_checkpoint, save_checkpoint
+from minillava.checkpoint import MOST_KEPT, load_checkpoint, save_checkpoint
 from minillava.conversation import IGNORE_INDEX
 from minillava.errors import UserError
 from minillava.files import write_atomically
@@ -41,13 +41,15 @@ class LoopConfig:
     adam_beta2: float = option(0.95, "how slowly AdamW forgets the sizes of past gradients; the papers' is 0.999")
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
     save_every: int = option(500, "steps between checkpoints")
+    keep: int = option(2, "checkpoints that stay: if the newest is damaged, the one before it is used")
     seed: int = option(0, "of the new weights and of the samples' order")
     dtype: str = option("auto", "of the matrix products: float32, bfloat16 (weights stay float32), or auto: bfloat16 where the machine has it")
     resume: bool = option(False, "go on from the checkpoint in --out")
 
     def __post_init__(self):
-        for name in ("max_steps", "batch_size", "save_every"):
+        for name in ("max_steps", "batch_size", "save_every", "keep"):
             self._expect(name, getattr(self, name) >= 1, "at least 1")
+        self._expect("keep", self.keep <= MOST_KEPT, f"at most {MOST_KEPT}")
         for name in ("learning_rate", "max_grad_norm"):
             self._expect(name, 0 < getattr(self, name) < math.inf, "above 0")
         self._expect("warmup_ratio", 0 <= self.warmup_ratio <= 1, "from 0 to 1")
@@ -65,7 +67,7 @@ class LoopConfig:
 
     def settings(self) -> dict:
         """What makes the run the run it is: everything but where it lies and how often it is saved."""
-        return {name: value for name, value in asdict(self).items() if name not in ("out", "resume", "save_every")}
+        return {name: value for name, value in asdict(self).items() if name not in ("out", "resume", "save_every", "keep")}
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
@@ -170,7 +172,7 @@ def fit(
     def save_all(steps: int) -> None:
         metrics.write()
         save()
-        save_checkpoint(out, parameters, optimizers, steps, config.settings())  # last, so that it never counts what was not saved
+        save_checkpoint(out, parameters, optimizers, steps, config.settings(), config.keep)  # last, so that it never counts what was not saved
 
     if first == config.max_steps:  # a finished run, resumed, writes its weights again
         return save()

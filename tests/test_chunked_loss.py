@@ -67,7 +67,8 @@ def test_no_target_is_said():
 
 
 MEMORY = """
-import resource, sys, torch
+import re, sys, torch
+from pathlib import Path
 from types import SimpleNamespace
 from minillava import chunked_loss, loop
 torch.set_num_threads(1)
@@ -75,7 +76,7 @@ head = torch.nn.Linear(16, 32000, bias=False)
 model = SimpleNamespace(hidden_states=lambda x, mask: x, lm_head=head, logits=head)
 function = {"naive": loop.next_token_loss, "chunked": chunked_loss.chunked_loss}[sys.argv[1]]
 function(model, torch.randn(1, 9, 16, requires_grad=True), torch.ones(1, 9, dtype=torch.int64)).backward()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # since exec, unlike ru_maxrss
 before = peak()
 function(model, torch.randn(1, 2049, 16, requires_grad=True), torch.randint(0, 32000, (1, 2049))).backward()
 print(peak() - before)

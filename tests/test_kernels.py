@@ -22,7 +22,7 @@ WITH_INTERPRETER = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1
 
 def test_in_the_interpreter():
     """In a process of its own, since Triton interprets or compiles, once for all."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_kernels.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/interpreted_kernels.py"]
     run = subprocess.run(command, env=WITH_INTERPRETER, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-6000:] + run.stderr[-2000:]
 

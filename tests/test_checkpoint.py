@@ -1,0 +1,147 @@
+"""Checkpoints: whole or absent, checked, the last ones kept, and a run that goes on to the bit whenever it was killed."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minillava import checkpoint
+from minillava.checkpoint import load_checkpoint, newest_whole, save_checkpoint
+from minillava.data.scene_records import records
+from minillava.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_of(value: float):
+    """(parameters, optimizers) after one step."""
+    parameter = torch.nn.Parameter(torch.full((5, 3), value))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1)
+    parameter.grad = torch.ones(5, 3)
+    optimizer.step()
+    return {"w": parameter}, [optimizer]
+
+
+def saved(folder, steps=(1, 2, 3), **options):
+    for step in steps:
+        save_checkpoint(folder, *run_of(float(step)), step, {"seed": 1}, **options)
+
+
+@pytest.mark.parametrize(("keep", "files"), [(1, [3]), (2, [3, 2]), (5, [3, 2, 1])])
+def test_the_last_are_kept(tmp_path, keep, files):
+    saved(tmp_path, keep=keep)
+    assert len(list(tmp_path.iterdir())) == len(files)
+    assert [checkpoint.read_checkpoint(checkpoint.numbered(tmp_path, age))[0]["step"] for age in range(len(files))] == [str(step) for step in files]
+
+
+def test_what_comes_back_is_what_was_saved(tmp_path):
+    saved(tmp_path)
+    (parameters, optimizers), (fresh, fresh_optimizers) = run_of(3.0), run_of(0.0)
+    assert load_checkpoint(tmp_path, fresh, fresh_optimizers, {"seed": 1}) == 3
+    assert torch.equal(fresh["w"], parameters["w"])
+    for key, value in optimizers[0].state[parameters["w"]].items():
+        assert torch.equal(fresh_optimizers[0].state[fresh["w"]][key], value)
+
+
+def torn(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [torn, flipped, empty])
+def test_a_damaged_one_is_noticed_and_the_one_before_it_used(tmp_path, damage, capsys):
+    saved(tmp_path)
+    damage(tmp_path / checkpoint.FILE)
+    assert newest_whole(tmp_path)[0]["step"] == "2"
+    assert capsys.readouterr().err == f"note: {tmp_path / checkpoint.FILE} is damaged; going on from the one before it, of step 2.\n"
+    damage(checkpoint.numbered(tmp_path, 1))
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors cannot be read"):
+        newest_whole(tmp_path)
+
+
+def test_killed_between_two_names(tmp_path, capsys):
+    """The newest has its next name, and the new one none yet."""
+    saved(tmp_path, keep=3)
+    os.replace(checkpoint.numbered(tmp_path, 0), checkpoint.numbered(tmp_path, 3))
+    assert newest_whole(tmp_path)[0]["step"] == "2" and capsys.readouterr().err == ""
+
+
+def test_one_without_a_checksum_is_an_older_version_s(tmp_path):
+    saved(tmp_path, keep=1)
+    metadata, tensors = checkpoint.read_checkpoint(tmp_path / checkpoint.FILE)
+    save_file(tensors, tmp_path / checkpoint.FILE, {name: value for name, value in metadata.items() if name != "sha256"})
+    assert newest_whole(tmp_path)[0]["step"] == "3"
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    saved(tmp_path, keep=1)
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "total used free")(100, 90, 10))
+    with pytest.raises(UserError, match=r"step 9 needs 0 MB and .* has 0 MB left: make room, and the same command with --resume"):
+        saved(tmp_path, steps=[9])
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE] and (tmp_path / checkpoint.FILE).read_bytes() == before
+
+
+def test_a_disk_that_fills_while_it_is_written(tmp_path, monkeypatch):
+    def half(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    saved(tmp_path)
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(UserError, match=r"could not be written to .*No space left on device.*: make room"):
+        saved(tmp_path, steps=[9])
+    assert len(list(tmp_path.iterdir())) == 2 and newest_whole(tmp_path)[0]["step"] == "3"
+
+
+# ---------------------------------------------------------------------------------------------------------------- killed at any moment
+TRAIN = """
+import sys
+from minillava.training import TrainConfig, train
+train(TrainConfig(stage=1, out=sys.argv[1], max_steps=8, batch_size=2, save_every=2, learning_rate=1e-3, dtype="float32", device="cpu",
+                  micro_batch_size=1, workers=int(sys.argv[3]), data=sys.argv[4], images=sys.argv[5], pack=True, resume=sys.argv[2] == "resume"))
+"""
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_bit(tmp_path):
+    """kill -9 at two random moments, saving or not, with packing, micro-batches and another number of workers each time."""
+    records(6, tmp_path / "data")
+    data = [str(tmp_path / "data" / "conversations.json"), str(tmp_path / "data")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = lambda out, resume, workers: [sys.executable, "-c", TRAIN, str(tmp_path / out), resume, workers, *data]
+    subprocess.run(command("whole", "begin", "0"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    moments, folder = random.Random(0), tmp_path / "killed"
+    for kill, workers in enumerate("01"):
+        process = subprocess.Popen(
+            command("killed", "resume" if kill else "begin", workers), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        begun = time.monotonic()
+        seen = None if not kill else (folder / checkpoint.FILE).stat().st_mtime_ns
+        while not (folder / checkpoint.FILE).exists() or (folder / checkpoint.FILE).stat().st_mtime_ns == seen:
+            assert process.poll() is None and time.monotonic() - begun < 120
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed", "resume", "0"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    for name in (checkpoint.FILE, "model.safetensors"):
+        whole, killed = load_file(tmp_path / "whole" / name), load_file(folder / name)
+        assert whole.keys() == killed.keys() and all(torch.equal(whole[key], killed[key]) for key in whole)
