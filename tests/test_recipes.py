@@ -41,6 +41,11 @@ OLD = ("--weights", "LLAVA", "--data", "data.json")
         ("v1", 1, dict(learning_rate=2e-3, batch_size=128, epochs=1, template="plain", image_aspect_ratio="square", projector="linear")),
         ("v1", 2, dict(learning_rate=2e-5, batch_size=32, epochs=3, template="v1", image_aspect_ratio="square")),
         ("v1.5", 1, dict(learning_rate=1e-3, batch_size=256, epochs=1, template="plain", image_aspect_ratio="square", projector="mlp2x_gelu")),
+        (
+            "v1.5-lora",
+            2,
+            dict(learning_rate=2e-4, projector_learning_rate=2e-5, lora_r=128, lora_alpha=256, lora_dropout=0.05, batch_size=128, epochs=1),
+        ),
         ("v1.5", 2, dict(learning_rate=2e-5, batch_size=128, epochs=1, template="v1", image_aspect_ratio="pad")),
     ],
 )

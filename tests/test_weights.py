@@ -410,8 +410,10 @@ def test_an_adapter_alone(folder, with_config):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}')
     if not with_config:
         (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"adapter \(LoRA\) for llava-hf/llava-1.5-7b-hf: merge"):
+    with pytest.raises(UserError, match=r"no weights folder llava-hf/llava-1.5-7b-hf; to get it from the Hub"):
         weights.load_model(folder)
+    with pytest.raises(UserError, match=r"holds only an adapter \(LoRA\)"):
+        weights.load_language_model(folder)
 
 
 def test_a_byte_order_mark(folder):

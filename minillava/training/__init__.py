@@ -28,6 +28,7 @@ from minillava.errors import UserError
 from minillava.eval.scenes import cases, score_pictures
 from minillava.generation import stream
 from minillava.loop import LoopConfig, fit, next_token_loss
+from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.projector import Projector
@@ -38,6 +39,7 @@ from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
 from minillava.training.recipes import RECIPES, STAGES, change_trainable, steps_of
 from minillava.vision import VisionTransformer
+from minillava.weights.adapter import save_adapter
 from minillava.weights.compose import with_rows
 
 
@@ -62,6 +64,9 @@ class TrainConfig(LoopConfig):
     projector_learning_rate: float = option(0.0, "of the projector alone (0: as all others)")
     train: str = option("", "what learns besides the stage's own: tower, projector, language_model, or names, with commas between")
     freeze: str = option("", "what does not learn, named as for --train")
+    lora_r: int = option(0, "train LoRA's changes of this rank in place of the language model (0: the language model itself)")
+    lora_alpha: float = option(16.0, "LoRA's changes count alpha / r times")
+    lora_dropout: float = option(0.0, "share of a layer's inputs that LoRA does not read, drawn anew at each step")
     device: str = option("auto", "cpu, cuda, or auto")
     skip_missing: bool = option(False, "leave out records whose pictures are not in --images")
     cache_features: str = option("", "folder for the frozen tower's features of all pictures, so that they are computed once")
@@ -87,6 +92,13 @@ class TrainConfig(LoopConfig):
             raise UserError(f"--recipe {self.recipe} needs --data, and the model to start from: --vision and --language, or --weights")
         for name in ("pack_length", "workers", "max_length", "micro_batch_size"):
             self._expect(name, getattr(self, name) >= 0, "0 or more")
+        self._expect("lora_r", self.lora_r >= 0, "0 or more")
+        self._expect("lora_alpha", 0 < self.lora_alpha < math.inf, "above 0")
+        self._expect("lora_dropout", 0 <= self.lora_dropout < 1, "from 0 to below 1")
+        if self.lora_r and (self.stage == 1 or self.vision):
+            raise UserError("--lora-r is for stage 2, from a whole LLaVA that the adapter belongs to: give --stage 2, and its folder with --weights")
+        if self.lora_dropout and not self.lora_r:
+            raise UserError("--lora-dropout is for LoRA: give its rank with --lora-r")
         for name in ("epochs", "projector_learning_rate"):
             self._expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for flag, given in (("--check-data", self.check_data), ("--cache-features", self.cache_features), ("--epochs", self.epochs)):
@@ -131,6 +143,8 @@ def train(config: TrainConfig) -> None:
     """Run one stage of LLaVA's training and leave a weights folder in `config.out`."""
     model, processor = starting_point(config)
     set_trainable(model, config.stage)
+    if config.lora_r:
+        add_lora(model.language_model, config.lora_r, config.lora_alpha, config.lora_dropout, config.seed)
     change_trainable(model, config.train, config.freeze)
     if config.checkpoint_activations:
         checkpoint_layers(model)
@@ -153,19 +167,28 @@ def train(config: TrainConfig) -> None:
     def batch_loss(step: int) -> Iterator[Tensor]:
         """A loss for each micro-batch, which add up to the loss of the whole batch; one without a supervised token adds nothing."""
         batch = batches[step]
+        if config.lora_dropout:
+            model.train()
+            torch.manual_seed(config.seed + step)  # a run that was resumed drops the same as one that was not
         total = num_supervised(batch["labels"])
         for part in micro_batches(batch, config.micro_batch_size, model.config):
             share = num_supervised(part["labels"]) / max(1, total)
             if share or not total:  # in a batch without a supervised token, `loss` says so
                 yield loss(model, {name: tensor.to(device) for name, tensor in part.items()}) * share
 
+    def save() -> None:
+        weights.save(model, processor, config.out, "bfloat16")
+        if config.lora_r:
+            save_adapter(model, starting_folder(config), config.lora_r, config.lora_alpha, config.lora_dropout, Path(config.out) / "adapter")
+
     def watch(step: int) -> dict:
+        model.eval()
         scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
         return sample_answers(model, processor, samples, step) | scores
 
     try:
         with killed_workers_told():
-            fit(model, batch_loss, config, lambda: weights.save(model, processor, config.out, "bfloat16"), watch)
+            fit(model, batch_loss, config, save, watch)
     finally:
         batches.close()
 
@@ -182,8 +205,7 @@ def checkpoint_layers(model: Llava) -> None:
 def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
     """The model and processor to start from: a whole LLaVA, or a tower and a language model with a new projector between them."""
     options = dict(device=config.device, dtype="float32")
-    if config.weights or (config.stage == 2 and not config.vision):
-        folder = config.weights or ("runs/stage1" if Path("runs/stage1/model.safetensors").exists() else "weights/tiny-stage1")
+    if folder := starting_folder(config):
         print(f"starting from {folder}")
         model, processor = weights.load(folder, **options)
         return model, replace(processor, template=config.template or processor.template, pad=pads(config, processor.pad))
@@ -205,6 +227,13 @@ def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
         model = Llava(model_config)
     model.vision_tower, model.projector, model.language_model = vision_tower, projector, language_model
     return model, Processor.for_model(tokenizer, model_config, template=config.template or "llava_hf", pad=pads(config, False))
+
+
+def starting_folder(config: TrainConfig) -> str:
+    """The folder of the whole LLaVA to start from; empty where a new one is put together."""
+    if config.weights or config.vision or config.stage == 1:
+        return config.weights
+    return "runs/stage1" if Path("runs/stage1/model.safetensors").exists() else "weights/tiny-stage1"
 
 
 def pads(config: TrainConfig, otherwise: bool) -> bool:

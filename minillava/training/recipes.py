@@ -35,6 +35,7 @@ ALIGN, TUNE = ("projector.",), ("projector.", "language_model.")
 CAPTIONS = dict(PAPER, template="plain", image_aspect_ratio="square")
 V1_5_STAGE_1 = Stage(ALIGN, dict(CAPTIONS, out="runs/v1.5-stage1", projector="mlp2x_gelu", batch_size=256, micro_batch_size=32, learning_rate=1e-3))
 V1_5 = dict(PAPER, template="v1", image_aspect_ratio="pad", batch_size=128, micro_batch_size=16)
+LORA = dict(lora_r=128, lora_alpha=256.0, lora_dropout=0.05, projector_learning_rate=2e-5)
 RECIPES = {
     "tiny": {
         1: Stage(ALIGN, dict(TINY, out="runs/stage1", max_steps=300, batch_size=32, learning_rate=4e-3, save_every=100)),
@@ -57,6 +58,7 @@ RECIPES = {
         ),
     },
     "v1.5": {1: V1_5_STAGE_1, 2: Stage(TUNE, dict(V1_5, out="runs/v1.5-stage2", learning_rate=2e-5))},
+    "v1.5-lora": {1: V1_5_STAGE_1, 2: Stage(TUNE, dict(V1_5, **LORA, out="runs/v1.5-lora-stage2", learning_rate=2e-4))},
 }
 STAGES = RECIPES["tiny"]
 

@@ -33,12 +33,13 @@ from minillava.files import check_not_git_lfs, given_path, inside, read_file, re
 from minillava.generation_config import with_end_tokens
 from minillava.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
 from minillava.language_model import LanguageModel
+from minillava.lora import merged_state
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 from minillava.vision import VisionTransformer
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -128,26 +129,31 @@ def load(
 ) -> tuple[Llava, Processor]:
     """A LLaVA and its processor from a weights folder in any known layout; UserError in one sentence for whatever is wrong with it.
 
+    The folder of an adapter (LoRA) gives the LLaVA that it is for, with the adapter added.
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
     float32 for small files on a CPU; stored is the file's always. attention: auto, eager, sdpa, triton. template: how turns are written
     (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the folder of the CLIP whose tower is taken,
     for the original LLaVA-1.5, whose files hold none.
     """
-    folder = find_folder(path)
+    folder = base_folder(find_folder(path))
     processor = Processor.from_folder(folder, _read_config(folder, vision), template)
-    model = load_model(folder, device, dtype, attention, vision)
+    model = load_model(path, device, dtype, attention, vision)
     _check_vocabulary(processor, model.config, folder)
     return model, processor
 
 
-def load_model(
-    path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto", vision: str | Path | None = None
-) -> Llava:
+def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto", vision: str | Path | None = None) -> Llava:
     """The LLaVA without its processor, from a folder that needs no tokenizer.json; options and errors as `load`."""
-    folder = find_folder(path)
+    given = find_folder(path)
+    folder = base_folder(given)
     config = _read_config(folder, vision)
     config = replace(config, text_config=with_end_tokens(config.text_config, folder))
-    return _load(partial(Llava, config), "", folder, device, dtype, attention, vision)
+    model = _load(partial(Llava, config), "", folder, device, dtype, attention, vision)
+    if given != folder:
+        from minillava.weights.adapter import merge_adapter  # here, because that file needs this one
+
+        merge_adapter(model, given)
+    return model
 
 
 def _read_config(folder: Path, vision: str | Path | None) -> LlavaConfig:
@@ -297,11 +303,24 @@ def _dtypes(names: dict[Path, dict[str, str]]) -> dict[str, int]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
+def _is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER).exists() and not any((folder / name).exists() for name in (SINGLE, INDEX))
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of the model that the adapter (LoRA) in `folder` is for; `folder` itself where it holds a whole model."""
+    if not _is_adapter(folder):
+        return folder
+    base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{folder / ADAPTER} does not name the model that the adapter is for, as base_model_name_or_path.")
+    return find_folder(base)
+
+
 def _check_not_adapter(folder: Path) -> None:
-    """A LoRA is no model without the one that it was made for."""
-    if (folder / "adapter_config.json").exists() and not any((folder / name).exists() for name in (SINGLE, INDEX)):
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        raise UserError(f"{folder} holds only an adapter (LoRA) for {base or 'another model'}: merge it into that model first, and save the whole.")
+    """A LoRA is no model without the one that it was made for; `load` and `load_model` alone put the two together."""
+    if _is_adapter(folder):
+        raise UserError(f"{folder} holds only an adapter (LoRA): give the folder of a whole model, such as the one that the adapter is for.")
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
@@ -440,11 +459,11 @@ def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str =
 def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str, parts: tuple[str, ...] = ("",)) -> None:
     """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model.
 
-    Only the parameters whose names begin with one of `parts` are written.
+    Only the parameters whose names begin with one of `parts` are written. A LoRA is added to its weights.
     """
     torch_dtype = None if dtype == "auto" else DTYPES[dtype]
     back = [(new, old) for old, new in LAYOUTS[layout]]
-    held = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(parts)}
-    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in held.items()}
+    held = ((name, tensor) for name, tensor in merged_state(module) if name.startswith(parts))
+    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in held}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(folder / "config.json", config)
