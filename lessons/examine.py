@@ -113,7 +113,6 @@ def settled(value):
     return value
 
 
-
 def truth_of(case: Case):
     return settled(case.truth())
 

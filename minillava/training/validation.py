@@ -31,7 +31,7 @@ def split(samples: JsonSamples, share: float, seed: int) -> tuple[JsonSamples, J
     held = {index for index, record in enumerate(samples.records) if is_held_out(record, share, seed)}
     if len(held) in (0, len(samples)):
         side = "train" if held else "validate"
-        raise UserError(f"--validation-share {share} leaves none of {len(samples)} records to {side} on: choose another share or --seed, or add records")
+        raise UserError(f"--validation-share {share} leaves none of {len(samples)} records to {side} on: choose another share or --seed")
     print(f"{len(held)} of {len(samples)} records are not trained on, but for validation")
     training, validation = copy(samples), copy(samples)
     training.leave_out(held)
