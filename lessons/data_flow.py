@@ -1,6 +1,6 @@
 """The README's figure: what becomes of a picture and a question on their way to an answer, with the shapes of the tensors as they really are.
 
-python -m lessons.data_flow lessons/images/data_flow.png
+    python -m lessons.data_flow lessons/images/data_flow.png
 """
 
 import io

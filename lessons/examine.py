@@ -113,6 +113,7 @@ def settled(value):
     return value
 
 
+
 def truth_of(case: Case):
     return settled(case.truth())
 

@@ -61,7 +61,7 @@ def given_path(text: str) -> str:
     if os.path.lexists(text):
         return text
     text = text.strip()
-    for opening, closing in ('""', "''", "“”", "‘’", "«»"):
+    for opening, closing in ("\"\"", "''", "“”", "‘’", "«»"):
         if len(text) > 1 and text[0] == opening and text[-1] == closing and closing not in text[1:-1]:
             return given_path(text[1:-1])
     if text.lower().startswith("file:"):

@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.at_once -= 1
         if item == "cut":
-            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"id":')
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{\"id\":")
             return self.connection.close()
         if item == "slow":
             time.sleep(0.8)

@@ -71,7 +71,7 @@ def no_sample_answers_and_no_plot(monkeypatch, request):
 @pytest.fixture
 def config(start, data, tmp_path):
     def make(out="out", **changes) -> TrainConfig:
-        options = dict(stage=2, out=str(tmp_path / out), weights=start, max_steps=8, batch_size=4, learning_rate=0.1, warmup_ratio=0.0, save_every=2)
+        options = dict(stage=2, out=str(tmp_path / out), weights=start, max_steps=8, batch_size=4, learning_rate=0.02, warmup_ratio=0.0, save_every=2)
         return TrainConfig(**{**options, **data, "validation_share": SHARE, "dtype": "float32", "seed": 1, "device": "cpu", **changes})
 
     return make
@@ -148,7 +148,7 @@ def test_what_is_trained_on_and_what_is_validated_on(config, monkeypatch):
             seen[torch.is_grad_enabled()].add(tokenizer.decode(ids).split("number ")[1].split("?")[0])
         return training_loss(model, batch)
 
-    settings = config()
+    settings = config(max_steps=12)
     tokenizer, training_loss = weights.load(settings.weights)[1].tokenizer, training.loss
     monkeypatch.setattr(training, "loss", loss)
     train(settings)

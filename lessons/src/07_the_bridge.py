@@ -141,7 +141,6 @@ except ValueError as error:
 # same space. So we can ask of each patch: **which token's row points most nearly in the same direction?** (The measure is the cosine of the angle
 # between two vectors, as in lesson 01.)
 
-
 # %%
 def nearest_words(model, pixel_values):
     """For each patch the text of the token whose embedding is nearest to it by cosine."""
@@ -284,7 +283,6 @@ plots.grouped_bars(
 #
 # If the picture is nothing but 49 rows, we can edit it as rows. The cat covers a few of them. We overwrite those with the row of a patch of plain
 # background, and ask again. No pixel changes.
-
 
 # %%
 def covered(thing, side=7, least=0.05):

@@ -43,7 +43,6 @@ print("the most likely token was chosen each time:", probabilities[:-1].argmax(-
 # The next-token bars below stand at the four places of this answer where the model was least sure. The text above each group is what it had said
 # before.
 
-
 # %%
 def bars_of(axes, chances, title):
     """The five likeliest tokens as bars."""
@@ -112,7 +111,6 @@ for temperature in (0.0, 0.7, 1.5, 3.0):
 #
 # What was said is part of the prompt for what comes next. We put two words into the model's mouth, the beginning of an answer, and let it go on
 # from there:
-
 
 # %%
 def go_on(question, said):
@@ -187,7 +185,6 @@ fast_ids, fast = timed(with_cache())
 print("the same tokens:", slow_ids == fast_ids)
 print(f"without cache {sum(slow):6.0f} ms, with cache {sum(fast):6.0f} ms for {COUNT} tokens")
 
-
 def quickest(times, window=16):
     """The quickest token of each stretch: other programs on the machine can only make one slower."""
     return [min(times[i : i + window]) for i in range(0, len(times), window)]
@@ -213,7 +210,6 @@ plots.show(figure, "Milliseconds a token against the answer's length: without th
 # MiB**, for one picture, before the first word. That limits how many people a server can talk with at once.
 #
 # </details>
-
 
 # %%
 def bytes_per_position(config, bytes_per_number):

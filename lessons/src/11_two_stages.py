@@ -141,7 +141,6 @@ plots.show(figure, "Two curves of the learning rate. Each rises in a short strai
 # Each training of this project writes a line for each step into `metrics.jsonl`. These are the lines of the models in `weights/` (neighbouring
 # steps averaged):
 
-
 # %%
 def read_metrics(folder):
     """The rows of a training: those with a loss, and those with scores."""
@@ -231,7 +230,6 @@ plots.grouped_bars(
 # ## 6. Which weights moved
 #
 # The relative change of a group of weights is the length of its difference divided by its length before. From stage 1 to stage 2:
-
 
 # %%
 def group_of(name):

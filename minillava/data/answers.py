@@ -23,7 +23,6 @@ def names_in(text: str) -> list[str]:
     """The names of things in a text, singular, in order, each once."""
     return list(dict.fromkeys(_SINGULAR[form] for form in _ANY_NAME.findall(text.lower())))
 
-
 def parse_answer(kind: str, text: str) -> str:
     """A free answer to a question of that kind, in the form of `Question.short`; "" where it says nothing of the kind.
 

@@ -73,6 +73,7 @@ def shuffled(rng, items) -> list:
     return [item for _, _, item in sorted((rng.random(), i, item) for i, item in enumerate(items))]
 
 
+
 def names_text(names: Iterable[str]) -> str:
     """Names sorted and joined by ", ": how a list of things is compared."""
     return ", ".join(sorted(names))
@@ -125,6 +126,7 @@ def swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
     """The same fact, seen from either side."""
     one, rel, other = relation_
     return (one, rel, other) if rng.random() < 0.5 else (other, OPPOSITE[rel], one)
+
 
 
 # ---- Captions

@@ -128,6 +128,7 @@ def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> lis
     return out
 
 
+
 def conversation(scene: Scene, rng, count: int = 10) -> list[Turn]:
     """Up to `count` questions and their answers as turns: a sample of stage 2, and of the exported conversations.json."""
     return [turn for question in questions(scene, rng, count, short=SHORT_SHARE) for turn in question.turns()]

@@ -140,7 +140,9 @@ def load(
     return model, processor
 
 
-def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto", vision: str | Path | None = None) -> Llava:
+def load_model(
+    path: str | Path, device: str = "auto", dtype: str = "auto", attention: str = "auto", vision: str | Path | None = None
+) -> Llava:
     """The LLaVA without its processor, from a folder that needs no tokenizer.json; options and errors as `load`."""
     folder = find_folder(path)
     config = _read_config(folder, vision)

@@ -54,3 +54,4 @@ def frequent_captions(captions: Sequence[str], rare: int = RARE, most: int = MOS
         indices = holding[phrase]
         kept.update(indices if len(indices) <= most else (int(i) for i in rng.choice(indices, most, replace=False)))
     return sorted(kept)
+
