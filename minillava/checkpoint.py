@@ -69,10 +69,13 @@ def rotate_and_save(folder: Path, tensors: dict[str, Tensor], path: Path, metada
             os.replace(numbered(folder, age - 1), numbered(folder, age))
 
 
-def load_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: list, settings: dict) -> int:
-    """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other settings."""
+def load_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: list, settings: dict, defaults: dict | None = None) -> int:
+    """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other settings.
+
+    A setting that the file does not have is younger than the file, which was made as `defaults` say.
+    """
     metadata, tensors = newest_whole(folder)
-    stored = json.loads(metadata["settings"])
+    stored = {**(defaults or {}), **json.loads(metadata["settings"])}
     different = [f"{name} {stored.get(name)!r}, not {value!r}" for name, value in settings.items() if stored.get(name) != value]
     if different:
         raise UserError(f"{folder} holds a run with {'; '.join(different[:3])}: resume it as it was begun, or choose another --out")

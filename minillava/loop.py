@@ -151,12 +151,13 @@ def fit(
     save: Callable[[], None],
     watch: Callable[[int], dict],
     finished: Callable[[], bool] = lambda: False,
+    validate: Callable[[float], float] | None = None,
 ) -> None:
     """Train the parameters of `module` that require a gradient.
 
     `batch_loss(step)` computes the loss of the step's batch, or gives one after the other those of its micro-batches, which add up to it; `save()`
     writes the weights folder; `watch(step)`, at each save, returns further figures for the log; `finished()`, after each step, may end the training
-    before its last one.
+    before its last one; `validate(lowest)`, after each save, gives the validation loss, and keeps the weights if that is below the lowest so far.
     """
     out = Path(config.out)
     try:
@@ -166,7 +167,7 @@ def fit(
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimizers = make_optimizers(module, config)
     device = next(iter(parameters.values())).device
-    first = load_checkpoint(out, parameters, optimizers, config.settings()) if config.resume else 0
+    first = load_checkpoint(out, parameters, optimizers, config.settings(), type(config)().settings()) if config.resume else 0
     metrics = Metrics(out / "metrics.jsonl", first)
 
     def save_all(steps: int) -> None:
@@ -174,6 +175,18 @@ def fit(
         save()
         save_checkpoint(out, parameters, optimizers, steps, config.settings(), config.keep)  # last, so that it never counts what was not saved
 
+    def validation(steps: int) -> str:
+        """Validate after so many steps, unless that was done before; the loss, in words."""
+        if validate is None or any(row["step"] == steps - 1 for row in metrics.rows_with("validation_loss")):
+            return ""
+        lowest = min([math.inf, *(row["validation_loss"] for row in metrics.rows_with("validation_loss"))])
+        loss = validate(lowest)
+        metrics.add(step=steps - 1, validation_loss=loss)
+        metrics.write()
+        return f", validation loss {loss:.3f}" + (", the lowest so far" if loss < lowest else "")
+
+    if first and (first == config.max_steps or first % config.save_every == 0):
+        validation(first)  # if the run was stopped between saving and that
     if first == config.max_steps:  # a finished run, resumed, writes its weights again
         return save()
     bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, unit="step", dynamic_ncols=True, mininterval=1)
@@ -204,10 +217,10 @@ def fit(
                 if stopped() and not last:
                     bar.write(f"stopped after step {step + 1}, which is saved; the same command with --resume goes on from there")
                     raise KeyboardInterrupt
-                figures = watch(step)
+                validated, figures = validation(step + 1), watch(step)
                 metrics.add(step=step, **figures)
                 metrics.write()
-                bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}")
+                bar.write(f"step {step + 1}: loss {metrics.smooth_loss:.3f}{validated}")
                 for name, value in figures.items():
                     bar.write(f"  {name}: {value}")
             if last:
@@ -236,22 +249,45 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a step; written at each save, so that it never runs ahead of the checkpoint."""
+    """metrics.jsonl: one JSON object a step; written at each save, so that it never runs ahead of the checkpoint.
+
+    And the same as loss.png and for TensorBoard, where these are installed.
+    """
 
     def __init__(self, path: Path, first: int):
         self.path, self.rows, self.smooth_loss = path, [], None
+        self.first, self.writer = first, None
         if first and path.exists():
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             self.rows = [row for row in rows if row["step"] < first]
+        self.in_tensorboard = len(self.rows)
 
     def add(self, **row) -> None:
         self.rows.append(row)
         if "loss" in row:
             self.smooth_loss = row["loss"] if self.smooth_loss is None else 0.98 * self.smooth_loss + 0.02 * row["loss"]
 
+    def rows_with(self, name: str) -> list[dict]:
+        return [row for row in self.rows if name in row]
+
     def write(self) -> None:
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self.plot(self.path.with_name("loss.png"))
+        self.write_tensorboard(self.path.with_name("tensorboard"))
+
+    def write_tensorboard(self, folder: Path) -> None:
+        """The rows that are not there yet, as scalars. What an earlier run left of the steps from `first` on, TensorBoard then drops."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self.writer = self.writer or SummaryWriter(folder, purge_step=self.first)
+        for row in self.rows[self.in_tensorboard :]:
+            for name in ("loss", "lr", "grad_norm", "validation_loss"):
+                if name in row:
+                    self.writer.add_scalar(name, row[name], row["step"])
+        self.in_tensorboard = len(self.rows)
+        self.writer.flush()
 
     def plot(self, path: Path) -> None:
         """The loss as a picture, where matplotlib is installed."""
@@ -259,13 +295,16 @@ class Metrics:
             from matplotlib.figure import Figure
         except ImportError:
             return
-        rows = [row for row in self.rows if "loss" in row]
+        rows, validated = self.rows_with("loss"), self.rows_with("validation_loss")
         figure = Figure(figsize=(7, 3.5), layout="constrained")
         axes = figure.subplots()
         axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=0.6, alpha=0.4)
         window = max(1, len(rows) // 50)
         means = [sum(row["loss"] for row in rows[i : i + window]) / len(rows[i : i + window]) for i in range(0, len(rows), window)]
         axes.plot([rows[i]["step"] for i in range(0, len(rows), window)], means, linewidth=1.8)
+        if validated:
+            axes.plot([row["step"] for row in validated], [row["validation_loss"] for row in validated], "o-", markersize=4, label="validation")
+            axes.legend()
         axes.set(xlabel="step", ylabel="loss", yscale="log")
         axes.grid(alpha=0.3)
         figure.savefig(path, dpi=110)

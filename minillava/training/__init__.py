@@ -38,6 +38,7 @@ from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
 from minillava.training.recipes import RECIPES, STAGES, change_trainable, steps_of
+from minillava.training.validation import Validation, split
 from minillava.vision import VisionTransformer
 from minillava.weights.adapter import save_adapter
 from minillava.weights.compose import with_rows
@@ -76,6 +77,7 @@ class TrainConfig(LoopConfig):
     pack: bool = option(False, "several samples in a row of the batch, one after the other, so that next to nothing is padding")
     pack_length: int = option(0, "tokens a packed row may hold (0: the model's context)")
     workers: int = option(0, "processes that read texts and pictures ahead, with the same batches in the same order (0: a thread)")
+    validation_share: float = option(0.0, "share of the pictures of --data that are not trained on; the loss on them is measured at each save")
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,9 +103,10 @@ class TrainConfig(LoopConfig):
             raise UserError("--lora-dropout is for LoRA: give its rank with --lora-r")
         for name in ("epochs", "projector_learning_rate"):
             self._expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        for flag, given in (("--check-data", self.check_data), ("--cache-features", self.cache_features), ("--epochs", self.epochs)):
-            if given and not self.data:
-                raise UserError(f"{flag} needs --data: the scenes of the tiny world never end")
+        self._expect("validation_share", 0 <= self.validation_share < 1, "from 0 to below 1")
+        for name in ("check_data", "cache_features", "epochs", "validation_share"):
+            if getattr(self, name) and not self.data:
+                raise UserError(f"--{name.replace('_', '-')} needs --data: the scenes of the tiny world never end")
         if self.pack_length and not self.pack:
             raise UserError("--pack-length is for --pack")
 
@@ -154,13 +157,16 @@ def train(config: TrainConfig) -> None:
     samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
     if config.data:
         leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
+    parts = split(samples, config.validation_share, config.seed) if config.validation_share else (samples,)
+    samples = parts[0]
     if config.epochs:
         config = replace(config, max_steps=steps_of(config.epochs, len(samples), config.batch_size))
     features = None
     if config.cache_features:
         features = FeatureCache(config.cache_features, model, processor, config.dtype)
-        features.fill((samples[i].picture for i in np.flatnonzero(samples.has_picture)), config.workers, config.skip_broken)
+        features.fill((part[i].picture for part in parts for i in np.flatnonzero(part.has_picture)), config.workers, config.skip_broken)
     batches = Batches(samples, processor, config, context, features)
+    validation = Validation(parts[1], batches) if config.validation_share else None
     device = next(model.parameters()).device
     held_out = [] if config.data else cases("val", 40)
 
@@ -176,20 +182,28 @@ def train(config: TrainConfig) -> None:
             if share or not total:  # in a batch without a supervised token, `loss` says so
                 yield loss(model, {name: tensor.to(device) for name, tensor in part.items()}) * share
 
-    def save() -> None:
-        weights.save(model, processor, config.out, "bfloat16")
+    def save(folder: str | Path = config.out) -> None:
+        weights.save(model, processor, folder, "bfloat16")
         if config.lora_r:
-            save_adapter(model, starting_folder(config), config.lora_r, config.lora_alpha, config.lora_dropout, Path(config.out) / "adapter")
+            save_adapter(model, starting_folder(config), config.lora_r, config.lora_alpha, config.lora_dropout, Path(folder) / "adapter")
 
     def watch(step: int) -> dict:
         model.eval()
         scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
         return sample_answers(model, processor, samples, step) | scores
 
+    def validate(lowest: float) -> float:
+        mean_loss = validation.mean_loss(model, loss)
+        if mean_loss < lowest:
+            save(Path(config.out) / "best")
+        return mean_loss
+
     try:
         with killed_workers_told():
-            fit(model, batch_loss, config, save, watch)
+            fit(model, batch_loss, config, save, watch, validate=validate if validation else None)
     finally:
+        if validation:
+            validation.close()
         batches.close()
 
 

@@ -1,0 +1,97 @@
+"""Validation: records that are never trained on, and the loss on them.
+
+The split is by picture: a model that was asked one question about a picture has seen it. The side of a picture follows from the seed and its name
+alone, so it stays what it is when records are added, removed, or put in another order.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minillava.conversation import Encoded
+from minillava.data.dataset import JsonSamples, evenly_cut
+from minillava.data.records import picture_name
+from minillava.errors import UserError
+from minillava.loop import autocast
+from minillava.model import Llava
+from minillava.training.accumulation import micro_batches, num_supervised
+from minillava.training.batches import Batches
+
+
+def split(samples: JsonSamples, share: float, seed: int) -> tuple[JsonSamples, JsonSamples]:
+    """The records to train on, and those to validate on: about `share` of the pictures. UserError where there would be none of either."""
+    held = {index for index, record in enumerate(samples.records) if is_held_out(record, share, seed)}
+    if len(held) in (0, len(samples)):
+        side = "train" if held else "validate"
+        raise UserError(f"--validation-share {share} leaves none of {len(samples)} records to {side} on: choose another share or --seed")
+    print(f"{len(held)} of {len(samples)} records are not trained on, but for validation")
+    training, validation = copy(samples), copy(samples)
+    training.leave_out(held)
+    validation.leave_out(set(range(len(samples))) - held)
+    return training, validation
+
+
+def is_held_out(record: dict, share: float, seed: int) -> bool:
+    """Whether a record is for validation: its hash is a number from 0 to 1, the same for all records of a picture."""
+    name = picture_name(record)
+    if name is not None:
+        key = ["picture", os.path.normpath(name)]  # a.png and ./a.png are one picture
+    elif record.get("id") not in (None, ""):
+        key = ["id", str(record["id"])]
+    else:
+        key = ["text", record["conversations"]]
+    digest = hashlib.sha256(json.dumps([seed, *key]).encode()).digest()  # hash() of a string is another one in each process
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+class Validation(Batches):
+    """The batches of the validation records, round after round the same ones in the same order, and the mean loss over them."""
+
+    def __init__(self, samples: JsonSamples, training: Batches):
+        config = replace(training.config, pack=False, pack_length=0)
+        super().__init__(samples, training.processor, config, training.context, training.features)
+        self.left_out = training.left_out  # one list for both
+        order = np.lexsort((samples.num_bytes, samples.has_picture)).tolist()  # of like length
+        self.groups = Rounds(evenly_cut(order, -(-len(samples) // config.batch_size)), self._encoded)
+        self.num_made = 0
+
+    @torch.no_grad()
+    def mean_loss(self, model: Llava, loss: Callable[[Llava, dict[str, Tensor]], Tensor]) -> float:
+        """Over all supervised tokens of all records, each of which counts alike; `loss` gives a batch's mean."""
+        device, in_training = next(model.parameters()).device, [module for module in model.modules() if module.training]
+        model.eval()
+        total, tokens = 0.0, 0
+        for _ in tqdm(self.groups.parts, desc="validating", leave=False, disable=None):
+            batch = self[self.num_made]
+            self.num_made += 1
+            for part in micro_batches(batch, self.config.micro_batch_size, model.config):
+                count = num_supervised(part["labels"])
+                with autocast(self.config.dtype, device):
+                    total += loss(model, {name: tensor.to(device) for name, tensor in part.items()}).item() * count
+                tokens += count
+        for module in in_training:
+            module.training = True
+        return total / tokens
+
+    def close(self) -> None:
+        """End the thread and the processes; the training's batches report what was left out."""
+        self.workers = None
+        self.thread.shutdown(wait=True, cancel_futures=True)
+
+
+class Rounds:
+    """The groups of endless steps over a few lists of indices. Texts are tokenized again in each round, lest all of them stay in memory."""
+
+    def __init__(self, parts: list[list[int]], encoded: Callable[[list[int]], list[tuple[Encoded, int]]]):
+        self.parts, self.encoded = parts, encoded
+
+    def __getitem__(self, step: int) -> list[tuple[Encoded, int]]:
+        return self.encoded(self.parts[step % len(self.parts)])
