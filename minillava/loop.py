@@ -279,7 +279,7 @@ class Metrics:
         """The rows that are not there yet, as scalars. What an earlier run left of the steps from `first` on, TensorBoard then drops."""
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
+        except Exception:  # not installed, or not with the versions that it needs
             return
         self.writer = self.writer or SummaryWriter(folder, purge_step=self.first)
         for row in self.rows[self.in_tensorboard :]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,7 +24,7 @@ from minillava.conversation import IGNORE_INDEX, encode
 from minillava.data.dataset import JsonSamples
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError, run
-from minillava.loop import LoopConfig, fit, learning_rate
+from minillava.loop import LoopConfig, fit
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
@@ -30,7 +32,7 @@ from minillava.training import TrainConfig, train
 from minillava.training.batches import Batches
 from minillava.training.validation import Validation, is_held_out, split
 
-SHARE = 0.3
+SHARE, PLOT = 0.3, loop.Metrics.plot
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +62,45 @@ def data(tmp_path_factory) -> dict:
     return dict(data=str(folder / "data.json"), images=str(folder))
 
 
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time of so short a training, and make the loss fall for four steps and then rise."""
+    patch.setattr(loop, "learning_rate", falling_and_rising)
+    patch.setattr(loop.Metrics, "plot", lambda *_: None)
+    patch.setattr(training, "sample_answers", lambda *_: {})
+    patch.setattr(os, "fsync", lambda file: None)
+
+
+def falling_and_rising(step: int, settings: TrainConfig) -> float:
+    return settings.learning_rate if step < 4 else -settings.learning_rate
+
+
 @pytest.fixture(autouse=True)
-def no_sample_answers_and_no_plot(monkeypatch, request):
-    """They take most of the time of so short a training."""
-    monkeypatch.setattr(training, "sample_answers", lambda *_: {})
-    if "plot" not in request.node.name:
-        monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
+def short(monkeypatch):
+    shorten(monkeypatch)
 
 
-@pytest.fixture
-def config(start, data, tmp_path):
-    def make(out="out", **changes) -> TrainConfig:
-        options = dict(stage=2, out=str(tmp_path / out), weights=start, max_steps=8, batch_size=4, learning_rate=0.02, warmup_ratio=0.0, save_every=2)
+@pytest.fixture(scope="module")
+def configs(start, data):
+    def make(out, **changes) -> TrainConfig:
+        options = dict(stage=2, out=str(out), weights=start, max_steps=8, batch_size=4, learning_rate=0.02, warmup_ratio=0.0, save_every=2)
         return TrainConfig(**{**options, **data, "validation_share": SHARE, "dtype": "float32", "seed": 1, "device": "cpu", **changes})
 
     return make
+
+
+@pytest.fixture
+def config(configs, tmp_path):
+    return lambda out="out", **changes: configs(tmp_path / out, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(configs, tmp_path_factory) -> Path:
+    """The folder of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        train(configs(out))
+    return out
 
 
 def rows(out) -> list[dict]:
@@ -233,28 +259,23 @@ def test_the_training_is_that_of_the_training_side_alone(config, tmp_path, data)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the best
-def test_best_holds_the_weights_of_the_step_with_the_lowest_loss(config, tmp_path, capsys):
-    train(config())
-    losses = validated(tmp_path / "out")
-    best = min(losses, key=losses.get)
-    assert list(losses) == [1, 3, 5, 7] and best not in (1, 7)  # so that it is neither the first nor the last
-
-    class Stopped(Exception):
-        pass
+def test_best_holds_the_weights_of_the_step_with_the_lowest_loss(config, whole, tmp_path, capsys):
+    losses = validated(whole)
+    assert list(losses) == [1, 3, 5, 7] and min(losses, key=losses.get) == 3
 
     def stop(step, settings):
-        if step > best:
-            raise Stopped
-        return learning_rate(step, settings)
+        if step == 4:
+            raise SystemExit("killed")
+        return falling_and_rising(step, settings)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(loop, "learning_rate", stop)
-        train(config("until"))
-    assert same_files(tmp_path / "out" / "best", tmp_path / "until", "model.safetensors")
-    assert not same_files(tmp_path / "out" / "best", tmp_path / "out", "model.safetensors")
-    model, processor = weights.load(tmp_path / "out" / "best", dtype="float32")
-    assert reference(config(), model, processor) == pytest.approx(losses[best], rel=0.02)  # its weights are bfloat16
-    assert f"validation loss {losses[best]:.3f}, the lowest so far" in capsys.readouterr().out
+        train(config())
+    assert same_files(whole / "best", tmp_path / "out", "model.safetensors")
+    assert not same_files(whole / "best", whole, "model.safetensors")
+    model, processor = weights.load(whole / "best", device="cpu", dtype="float32")
+    assert reference(config(), model, processor) == pytest.approx(losses[3], rel=0.02)  # its weights are bfloat16
+    assert f"validation loss {losses[3]:.3f}, the lowest so far" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_is_never_the_lowest(tmp_path):
@@ -267,9 +288,11 @@ def test_a_loss_that_is_no_number_is_never_the_lowest(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------- resume
-@pytest.mark.parametrize("where", ["in a step", "before validating", "before the log", "ctrl-c"])
-def test_killed_and_resumed_is_the_run_that_was_not(config, tmp_path, where, monkeypatch):
-    train(config("whole"))
+@pytest.mark.parametrize(
+    ("where", "call", "num_validated"),
+    [("in a step", 5, 2), ("before validating", 1, 1), ("before validating", 2, 2), ("before the log", 4, 1), ("ctrl-c", 3, 1), ("ctrl-c", 5, 2)],
+)
+def test_killed_and_resumed_is_the_run_that_was_not(config, whole, tmp_path, where, call, num_validated, monkeypatch):
     calls = itertools.count()
 
     def stop(function, call: int):
@@ -285,18 +308,18 @@ def test_killed_and_resumed_is_the_run_that_was_not(config, tmp_path, where, mon
 
     with monkeypatch.context() as patch:
         if where == "before validating":
-            patch.setattr(Validation, "mean_loss", stop(Validation.mean_loss, 2))
+            patch.setattr(Validation, "mean_loss", stop(Validation.mean_loss, call))
         elif where == "before the log":  # after best was written
-            patch.setattr(loop.Metrics, "write", stop(loop.Metrics.write, 7))
+            patch.setattr(loop.Metrics, "write", stop(loop.Metrics.write, call))
         else:
-            patch.setattr(loop, "learning_rate", stop(learning_rate, 5))  # of the step after which is saved
+            patch.setattr(loop, "learning_rate", stop(falling_and_rising, call))
         with pytest.raises(KeyboardInterrupt if where == "ctrl-c" else SystemExit):
             train(config("broken"))
-    assert len(validated(tmp_path / "broken")) == 2
+    assert len(validated(tmp_path / "broken")) == num_validated
     train(config("broken", resume=True))
     no_watch = lambda out: [row for row in rows(out) if len(row) > 1]  # it has nothing to say here, and is not made up for
-    assert no_watch(tmp_path / "broken") == no_watch(tmp_path / "whole")
-    assert same_files(tmp_path / "broken", tmp_path / "whole", "model.safetensors", "checkpoint.safetensors", "best/model.safetensors")
+    assert no_watch(tmp_path / "broken") == no_watch(whole)
+    assert same_files(tmp_path / "broken", whole, "model.safetensors", "checkpoint.safetensors", "best/model.safetensors")
 
 
 def test_a_checkpoint_from_before_a_setting_was_invented_is_of_a_run_with_its_default(config, tmp_path):
@@ -313,10 +336,9 @@ def test_a_checkpoint_from_before_a_setting_was_invented_is_of_a_run_with_its_de
 
 # ---------------------------------------------------------------------------------------------------------------- figures
 def test_the_plot_shows_it(config, tmp_path):
-    from matplotlib.figure import Figure
-
     axes, subplots = [], Figure.subplots
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Metrics, "plot", PLOT)
         patch.setattr(Figure, "subplots", lambda self: axes.append(subplots(self)) or axes[-1])
         train(config(max_steps=4))
     (line,) = [line for line in axes[-1].lines if line.get_marker() == "o"]
@@ -337,7 +359,7 @@ def test_tensorboard_shows_the_rows_also_after_a_resume_and_a_new_run(config, tm
     def stop(step, settings):
         if step == 5:
             raise SystemExit("killed")
-        return learning_rate(step, settings)
+        return falling_and_rising(step, settings)
 
     train(config(learning_rate=0.01))  # another run, of which nothing must be seen
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
