@@ -14,6 +14,7 @@ from minillava.chunked_loss import CHUNK
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
 from minillava.loop import LoopConfig, make_optimizers
+from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.training.__main__ import main, parser
 from minillava.training.plan import LIKES, PAPERS, PlanConfig, config_of, flops, kept_bytes, memory, meta_model, num_parameters, plan, saved_bytes
@@ -31,11 +32,13 @@ VARIANTS = {
 }
 
 
-def real(config: LlavaConfig, trained: tuple[str, ...], attention: str = "sdpa") -> Llava:
+def real(config: LlavaConfig, trained: tuple[str, ...], attention: str = "sdpa", lora_r: int = 0) -> Llava:
     torch.manual_seed(0)
     model = Llava(config, attention)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(trained)
+    if lora_r:
+        add_lora(model.language_model, lora_r, 10.0, 0.0, seed=0)
     return model
 
 
@@ -64,11 +67,16 @@ def test_flops_are_those_that_pytorch_counts(name, trained):
     assert counted(real(config, trained, "eager"), batch(config)) == 2 * total
 
 
-@pytest.mark.parametrize("trained", [ALIGN, TUNE])
-def test_flops_of_computing_again_are_those_that_pytorch_counts(trained):
-    model = real(SMALL, trained, "eager")
+def test_flops_of_lora_are_those_that_pytorch_counts():
+    total, _ = flops(meta_model(SMALL, TUNE, 5), 15, 11)
+    assert counted(real(SMALL, TUNE, "eager", 5), batch(SMALL)) == 2 * total
+
+
+@pytest.mark.parametrize(("trained", "lora_r"), [(ALIGN, 0), (TUNE, 0), (TUNE, 5)])
+def test_flops_of_computing_again_are_those_that_pytorch_counts(trained, lora_r):
+    model = real(SMALL, trained, "eager", lora_r)
     training.checkpoint_layers(model)
-    total, again = flops(meta_model(SMALL, trained), 15, 11)
+    total, again = flops(meta_model(SMALL, trained, lora_r), 15, 11)
     assert again > 0 and counted(model, batch(SMALL)) == 2 * (total + again)
 
 
@@ -144,7 +152,7 @@ def test_the_originals_hours_imply_a_plausible_mfu():
         for like in PAPERS[recipe, stage].hours:
             checked += 1
             assert 0.15 < plan(PlanConfig(recipe, like), stage, RECIPES[recipe][stage]).paper_mfu < 0.6, (recipe, stage, like)
-    assert checked == 6
+    assert checked == 8
 
 
 def test_steps_hours_and_gpus():

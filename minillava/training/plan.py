@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minillava.arguments import option
 from minillava.chunked_loss import CHUNK
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
 from minillava.hf_config import read_config
+from minillava.lora import LoRALinear, add_lora
 from minillava.model import Llava
 from minillava.training.recipes import RECIPES, Stage, steps_of
 from minillava.weights.random import SIZES
@@ -40,6 +41,7 @@ PAPERS = {
     ("v1.5", 1): Paper(558_128, 20, 128, {"llava-1.5-7b": 3.5, "llava-1.5-13b": 5.5}),
     ("v1.5", 2): Paper(665_298, 270, None, {"llava-1.5-7b": 10, "llava-1.5-13b": 20}),
 }
+PAPERS["v1.5-lora", 1], PAPERS["v1.5-lora", 2] = PAPERS["v1.5", 1], replace(PAPERS["v1.5", 2], hours={})
 PAPER_GPUS = 8
 LIKES = tuple(name for name, values in SIZES.items() if values["model_type"] == "llava")  # LLaVA-NeXT has several views a picture
 
@@ -81,12 +83,14 @@ def config_of(recipe: str, like: str) -> LlavaConfig:
     return replace(config, vision_config=replace(config.vision_config, image_size=224)) if recipe == "v1" else config
 
 
-def meta_model(config: LlavaConfig, trained: tuple[str, ...]) -> Llava:
-    """The model without numbers, in which the parameters learn whose names begin so."""
+def meta_model(config: LlavaConfig, trained: tuple[str, ...], lora_r: int = 0) -> Llava:
+    """The model without numbers, in which the parameters learn whose names begin so, the language model's by LoRA if it has a rank."""
     with torch.device("meta"):
         model = Llava(config)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = name.startswith(trained)
+    if lora_r:
+        add_lora(model.language_model, lora_r, 1.0, 0.0, seed=0)
     return model
 
 
@@ -95,7 +99,7 @@ def num_parameters(module: nn.Module, trained: bool = False) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------- memory
-def memory(model: Llava, gpus: int, rows: int, tokens: int) -> dict[str, float]:
+def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float = 0.0) -> dict[str, float]:
     """Bytes on each GPU, which computes `rows` rows of `tokens` tokens at once with activation checkpointing, by what they are for.
 
     The loop keeps every parameter in float32, frozen ones too, and computes products in bfloat16 under autocast.
@@ -112,7 +116,7 @@ def memory(model: Llava, gpus: int, rows: int, tokens: int) -> dict[str, float]:
         # FSDP gathers the layer that runs and the next one; one GPU has nothing to gather, autocast keeps copies of what learns
         "weights in bfloat16": 2 * (2 * layer if gpus > 1 else trained + layer),
         "layers' inputs, kept": rows * tokens * kept_bytes(text.num_hidden_layers, C),
-        "one layer, run again": rows * tokens * (saved_bytes(C, I) + gradient_bytes(C, I)),
+        "one layer, run again": rows * tokens * (saved_bytes(C, I) + gradient_bytes(C, I) + bool(lora_dropout) * dropout_bytes(C, I)),
         # a chunk's logits, twice in float32 and twice in bfloat16; the head in bfloat16, its gradient twice; the hidden states and their gradient
         "loss in chunks": 12 * max(CHUNK, V) + head * (2 + 8 * head_learns) + rows * tokens * 10 * C,
     }
@@ -130,6 +134,11 @@ def saved_bytes(C: int, I: int) -> int:
     attention's result (8C); gate, silu(gate), up and their product (8I).
     """
     return 30 * C + 8 * I
+
+
+def dropout_bytes(C: int, I: int) -> int:
+    """Of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of them it kept."""
+    return 3 * (6 * C + I)
 
 
 def gradient_bytes(C: int, I: int) -> int:
@@ -158,16 +167,23 @@ def flops(model: Llava, tokens: int, supervised: int) -> tuple[int, int]:
     for part, num_tokens, scores in parts:
         forward = product = 0
         for module in part.modules():  # in the order in which they run
-            weight = getattr(module, "weight", None)
-            if isinstance(module, nn.Linear | nn.Conv2d) or module is head:
-                product = 2 * weight.numel() * num_tokens
+            for matrix in matrices_of(module, head):
+                product = 2 * matrix.numel() * num_tokens
                 forward += product
-                total += product * (1 + weight.requires_grad + (learnt and not isinstance(module, nn.Conv2d)))  # pixels have no gradient
+                gradient_of_input = matrix is getattr(module, "lora_B", None) or (learnt and not isinstance(module, nn.Conv2d))  # pixels have none
+                total += product * (1 + matrix.requires_grad + gradient_of_input)
             learnt = learnt or any(p.requires_grad for p in module.parameters(recurse=False))
         total += scores * (3 if learnt else 1)
         if scores and learnt:  # a checkpointed layer; nothing saved the last product, so that the second run stops before it
             again += forward + scores - product
     return total, again
+
+
+def matrices_of(module: nn.Module, head: nn.Module) -> list[Tensor]:
+    """The matrices that the module itself multiplies with, in the order in which it does."""
+    if isinstance(module, LoRALinear):
+        return [module.lora_A, module.weight, module.lora_B]
+    return [module.weight] if isinstance(module, nn.Linear | nn.Conv2d) or module is head else []
 
 
 # ---------------------------------------------------------------------------------------------------------------- report
@@ -196,7 +212,7 @@ class Plan:
 def plan(config: PlanConfig, number: int, stage: Stage) -> Plan:
     settings, paper = stage.defaults, PAPERS[config.recipe, number]
     shapes = config_of(config.recipe, config.like)
-    model = meta_model(shapes, stage.trained)
+    model = meta_model(shapes, stage.trained, settings.get("lora_r", 0))
     batch_size, epochs, P = settings["batch_size"], settings["epochs"], shapes.num_image_tokens
     context = min(settings["max_length"], shapes.text_config.max_position_embeddings)
     tokens = config.tokens_per_sample or P + paper.text_tokens
@@ -209,8 +225,11 @@ def plan(config: PlanConfig, number: int, stage: Stage) -> Plan:
     def rows(gpus: int) -> int:
         return min(settings["micro_batch_size"], -(-batch_size // gpus))
 
+    def held(gpus: int) -> dict[str, float]:
+        return memory(model, gpus, rows(gpus), longest, settings.get("lora_dropout", 0.0))
+
     def fits(gpus: int) -> bool:
-        return sum(memory(model, gpus, rows(gpus), longest).values()) <= config.gpu_memory * 1e9
+        return sum(held(gpus).values()) <= config.gpu_memory * 1e9
 
     computed, again = (batch_size * count for count in flops(model, tokens, tokens - P))
     steps = steps_of(epochs, config.records or paper.records, batch_size)
@@ -224,7 +243,7 @@ def plan(config: PlanConfig, number: int, stage: Stage) -> Plan:
         batch_size=batch_size,
         rows=rows(config.gpus),
         longest=longest,
-        memory=memory(model, config.gpus, rows(config.gpus), longest),
+        memory=held(config.gpus),
         fewest_gpus=next(filter(fits, range(1, batch_size + 1)), None),
         steps=steps,
         tokens_per_sample=tokens,
