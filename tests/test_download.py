@@ -172,6 +172,8 @@ def test_what_is_corrupted_is_deleted_and_comes_anew(hub, tmp_path):
         ((404, "RepoNotFound"), "The Hub has no model some/llava, or it is private: check the name"),
         ((401, "GatedRepo"), "some/llava is gated: accept its terms on its page on the Hub, then `hf auth login`"),
         ((401, "RepoNotFound"), "`hf auth login`"),
+        ((404, "RevisionNotFound"), "some/llava has no such revision: look at its branches and commits"),
+        ((500, "ServerError"), "The Hub answered 500 when asked for some/llava: run the command again later"),
     ],
     ids=str,
 )

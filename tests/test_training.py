@@ -256,6 +256,18 @@ def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(stage1, parts, tmp_pat
     assert losses(broken) == losses(whole)
 
 
+def test_the_projectors_own_learning_rate(stage1, tmp_path):
+    """Adam's first step is as long as the learning rate, whatever the gradient: the projector's steps are a hundredth of the others'."""
+    before = weights.load_model(stage1, dtype="float32").state_dict()
+    settings = dict(weights=str(stage1), max_steps=1, optimizer="adamw", learning_rate=1e-2, projector_learning_rate=1e-4, warmup_ratio=0.0)
+    train(config(tmp_path / "out", 2, **settings))
+    after = load_file(tmp_path / "out" / "checkpoint.safetensors")
+    moved = {name: (tensor - before[name.removeprefix("parameter.")]).abs().max() for name, tensor in after.items() if name.startswith("parameter.")}
+    assert {name.split(".")[1] for name in moved} == {"projector", "language_model"}
+    for name, length in moved.items():
+        assert length.item() == pytest.approx(1e-4 if ".projector." in name else 1e-2, rel=0.02), name
+
+
 # ---------------------------------------------------------------------------------------------------------------- resume
 @pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), (1, "muon"), (2, "muon")])
 def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(stage1, parts, tmp_path, stage, optimizer, monkeypatch):
