@@ -352,6 +352,7 @@ def scalars(folder) -> list[dict]:
     for name in events.Tags()["scalars"]:
         for event in events.Scalars(name):
             found.setdefault((event.step, name == "validation_loss"), []).append((name, event.value))
+    assert all(len(dict(pairs)) == len(pairs) for pairs in found.values())  # nothing is shown twice
     return [dict(found[key]) | {"step": key[0]} for key in sorted(found)]
 
 
