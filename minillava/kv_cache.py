@@ -51,6 +51,8 @@ class StaticKVCache:
     def __init__(self, cache: KVCache, rope: tuple[Tensor, Tensor]):
         self.keys, self.values, self.start, self.rope = cache.keys, cache.values, cache.start, rope
         self.length = torch.full((1,), cache.length, device=cache.keys.device)  # (1,)
+        for tensor in (self.keys, self.values):
+            tensor[:, :, :, cache.length :] = 0  # new memory may hold NaN, which a masked score plus NaN and a weight of 0 times NaN would be, too
 
     @property
     def past(self) -> Tensor:
