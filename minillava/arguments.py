@@ -18,6 +18,12 @@ def option(default, help: str, **more):
     return field(default=default, metadata={"help": help, **more})
 
 
+def expect(config, name: str, fits: bool, allowed: str) -> None:
+    """UserError where the value of a config's field is not what is `allowed`; a config may have this as a method."""
+    if not fits:
+        raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {getattr(config, name)}")
+
+
 def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """--kebab-case for each field; a flag that is not given leaves the field's default."""
     for item in fields(config):

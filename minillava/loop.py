@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minillava.arguments import option
+from minillava.arguments import expect, option
 from minillava.checkpoint import MOST_KEPT, load_checkpoint, save_checkpoint
 from minillava.conversation import IGNORE_INDEX
 from minillava.errors import UserError
@@ -46,6 +46,8 @@ class LoopConfig:
     dtype: str = option("auto", "of the matrix products: float32, bfloat16 (weights stay float32), or auto: bfloat16 where the machine has it")
     resume: bool = option(False, "go on from the checkpoint in --out")
 
+    _expect = expect
+
     def __post_init__(self):
         for name in ("max_steps", "batch_size", "save_every", "keep"):
             self._expect(name, getattr(self, name) >= 1, "at least 1")
@@ -56,10 +58,6 @@ class LoopConfig:
         self._expect("adam_beta2", 0 <= self.adam_beta2 < 1, "from 0 to below 1")
         self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         self._expect("dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
-
-    def _expect(self, name: str, fits: bool, allowed: str) -> None:
-        if not fits:
-            raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {getattr(self, name)}")
 
     def rate_factor(self, name: str) -> float:
         """By how much the learning rate of the parameter `name` differs from the schedule's."""

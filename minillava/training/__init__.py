@@ -203,7 +203,7 @@ def train(config: TrainConfig) -> None:
             fit(model, batch_loss, config, save, watch, validate=validate if validation else None)
     finally:
         if validation:
-            validation.close()
+            validation.stop()
         batches.close()
 
 

@@ -115,10 +115,14 @@ class Batches:
         return made.tensors
 
     def close(self) -> None:
-        """End the thread and the processes, with the batches that nobody will ask for, and say how many records were left out."""
+        """End the thread and the processes, and say how many records were left out."""
+        self.stop()
+        self.left_out.report()
+
+    def stop(self) -> None:
+        """End the thread and the processes, with the batches that nobody will ask for."""
         self.workers = None
         self.thread.shutdown(wait=True, cancel_futures=True)
-        self.left_out.report()
 
     # ------------------------------------------------------------------ who makes them
     def _of_thread(self, step: int) -> Made:

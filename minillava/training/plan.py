@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from minillava.arguments import option
+from minillava.arguments import expect, option
 from minillava.chunked_loss import CHUNK
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
@@ -60,6 +60,8 @@ class PlanConfig:
     mfu: float = option(0.4, "share of the peak that the training reaches")
     tokens_per_sample: int = option(0, "mean, the picture's too (0: the picture's, and 20 to 270 of text, which is an assumption)")
 
+    _expect = expect
+
     def __post_init__(self):
         if (self.recipe, self.stage or 1) not in PAPERS:
             raise UserError(f"--recipe {self.recipe} has no planned number of records: give one of {', '.join(dict.fromkeys(r for r, _ in PAPERS))}")
@@ -69,10 +71,6 @@ class PlanConfig:
         for name in ("gpu_memory", "peak"):
             self._expect(name, 0 < getattr(self, name) < math.inf, "above 0")
         self._expect("mfu", 0 < self.mfu <= 1, "above 0 and at most 1")
-
-    def _expect(self, name: str, fits: bool, allowed: str) -> None:
-        if not fits:
-            raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {getattr(self, name)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------- model

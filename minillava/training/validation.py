@@ -58,7 +58,7 @@ class Validation(Batches):
     def __init__(self, samples: JsonSamples, training: Batches):
         config = replace(training.config, pack=False, pack_length=0)
         super().__init__(samples, training.processor, config, training.context, training.features)
-        self.left_out = training.left_out  # one list for both
+        self.left_out = training.left_out  # one list for both, which the training's batches report
         order = np.lexsort((samples.num_bytes, samples.has_picture)).tolist()  # of like length
         self.groups = Rounds(evenly_cut(order, -(-len(samples) // config.batch_size)), self._encoded)
         self.num_made = 0
@@ -80,11 +80,6 @@ class Validation(Batches):
         for module in in_training:
             module.training = True
         return total / tokens
-
-    def close(self) -> None:
-        """End the thread and the processes; the training's batches report what was left out."""
-        self.workers = None
-        self.thread.shutdown(wait=True, cancel_futures=True)
 
 
 class Rounds:

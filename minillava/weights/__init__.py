@@ -152,7 +152,7 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", atte
     if given != folder:
         from minillava.weights.adapter import merge_adapter  # here, because that file needs this one
 
-        merge_adapter(model, given)
+        merge_adapter(model, given, folder)
     return model
 
 

@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -46,12 +45,15 @@ def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: 
     write_json(folder / weights.ADAPTER, {**config, "target_modules": layers, "modules_to_save": whole, "inference_mode": True})
 
 
-def merge_adapter(model: Llava, folder: Path) -> None:
-    """Add the adapter in `folder` to `model`, in place. UserError if it is for another model, or of a kind that is not known here."""
+def merge_adapter(model: Llava, folder: Path, base: Path) -> None:
+    """Add the adapter in `folder` to `model`, which was loaded from `base`, in place.
+
+    UserError if it is for another model, or of a kind that is not known here.
+    """
     scale = read_scale(folder)
     parameters = dict(model.named_parameters())
     with weights._open(folder / FILE) as file:
-        check_base(file.metadata() or {}, folder)
+        check_base(file.metadata() or {}, folder, base)
         tensors = {our_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     changes = {name.removesuffix(".lora_A") for name in tensors if name.endswith(".lora_A")}
     for name, tensor in tensors.items():
@@ -100,9 +102,8 @@ def our_name(name: str) -> str:
     return name
 
 
-def check_base(metadata: dict[str, str], folder: Path) -> None:
+def check_base(metadata: dict[str, str], folder: Path, base: Path) -> None:
     """UserError where the adapter tells what its base looked like and the base looks otherwise."""
-    base = weights.base_folder(folder)
     if metadata.get("base", "") not in ("", fingerprint(base)):
         raise UserError(f"{base} is not the model that the adapter {folder} was trained on: its language model has changed since.")
 
@@ -110,10 +111,11 @@ def check_base(metadata: dict[str, str], folder: Path) -> None:
 def fingerprint(folder: Path) -> str:
     """SHA-256 of the language model's norms in bfloat16: a few numbers of each layer, which differ in every model that was trained further."""
     norms: dict[str, Tensor] = {}
-    for name, path in weights.tensor_files(folder).items():
-        if found := re.search(r"(layers\.\d+\.(input|post_attention)_layernorm|(?<=\.)norm)\.weight$", name):
-            with safe_open(path, "pt") as file:
-                norms[found[0]] = file.get_tensor(name).bfloat16()
+    for path in set(weights.tensor_files(folder).values()):
+        with weights._open(path) as file:
+            for name in file.keys():  # noqa: SIM118 (no dict)
+                if found := re.search(r"(layers\.\d+\.(input|post_attention)_layernorm|(?<=\.)norm)\.weight$", name):
+                    norms[found[0]] = file.get_tensor(name).bfloat16()
     digest = hashlib.sha256()
     for name in sorted(norms):
         digest.update(name.encode() + norms[name].contiguous().view(torch.uint8).numpy().tobytes())
