@@ -1,6 +1,7 @@
 """Checkpoints: what a training needs to go on exactly where it stopped, in one safetensors file, whole or absent.
 
     checkpoint.safetensors      the newest; before it checkpoint.1.safetensors, checkpoint.2.safetensors, ...
+    checkpoint, checkpoint.1    the same of several processes: folders with a file of each (shards.py)
     parameter.NAME     a trained parameter         state.KEY.NAME     what its optimizer remembers of it
     metadata: "step", how many are done; "settings", the settings that make the run the run it is; "sha256", of all tensors
 
@@ -18,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import safe_open, save_file
 from torch import Tensor
 
+from minillava.distributed import as_held, is_first, together, world_size
 from minillava.errors import UserError, say
 from minillava.files import write_atomically
+from minillava.shards import names_in, read_metadata, read_shards, write_shards
 
 FILE = "checkpoint.safetensors"
 MOST_KEPT = 100
@@ -28,6 +31,11 @@ MOST_KEPT = 100
 def numbered(folder: Path, age: int) -> Path:
     """The file of the newest checkpoint (0), of the one before it (1), ..."""
     return Path(folder) / (FILE if age == 0 else f"checkpoint.{age}.safetensors")
+
+
+def places(folder: Path, age: int) -> list[Path]:
+    """Where the checkpoint of this age may be: its file, or the folder in which several processes left it."""
+    return [numbered(folder, age), numbered(folder, age).with_suffix("")]
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
@@ -44,57 +52,136 @@ def save_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: lis
     """Write the trained parameters and the state that each optimizer has for them; a parameter not yet updated has none.
 
     The last `keep` checkpoints stay. UserError where the disk is too full, before and while it is written; the old ones are whole then.
+    Several processes must all call this.
     """
     tensors = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
         for optimizer in optimizers:
             tensors |= {f"state.{key}.{name}": value for key, value in optimizer.state.get(p, {}).items()}
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(step), "settings": json.dumps(settings), "sha256": checksum(tensors)}
-    needed, free = sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(folder).free
+    metadata = {"step": str(step), "settings": json.dumps(settings)}
+    needed = sum(tensor.nbytes for tensor in tensors.values())
     advice = "make room, and the same command with --resume goes on from the checkpoint before"
-    if needed > free:
-        raise UserError(f"the checkpoint of step {step} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left: {advice}")
+
+    def check_room() -> None:
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(f"the checkpoint of step {step} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left: {advice}")
+
+    together(check_room)
     try:
-        write_atomically(numbered(folder, 0), lambda path: rotate_and_save(folder, tensors, path, metadata, keep))
+        if world_size() == 1:
+            write_file(folder, tensors, metadata, keep)
+        else:
+            write_folder(folder, tensors, metadata, keep)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"the checkpoint of step {step} could not be written to {folder} ({' '.join(str(error).split())[:60]}): {advice}") from None
+        why = " ".join(str(error).split())[:60]
+        raise UserError(f"the checkpoint of step {step} could not be written to {folder} ({why}): {advice}") from None
 
 
-def rotate_and_save(folder: Path, tensors: dict[str, Tensor], path: Path, metadata: dict, keep: int) -> None:
-    """Write the new file under its temporary name, then give each old one the next number. `newest_whole` does without the first for a moment."""
-    save_file(tensors, path, metadata)
-    for age in range(keep - 1, 0, -1):
-        if numbered(folder, age - 1).exists():
-            os.replace(numbered(folder, age - 1), numbered(folder, age))
+def write_file(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str], keep: int) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    def save_and_rotate(path: Path) -> None:
+        save_file(tensors, path, {**metadata, "sha256": checksum(tensors)})
+        rotate(folder, keep)  # `newest_whole` does without the first for a moment
+
+    write_atomically(numbered(folder, 0), save_and_rotate)
+    forget(folder, keep)
+
+
+def write_folder(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str], keep: int) -> None:
+    """Each process writes its rows, into a folder that gets its name when all of them are there."""
+    new, final = folder / "checkpoint.new", places(folder, 0)[1]
+
+    def begin() -> None:
+        if is_first():
+            remove(new)
+            new.mkdir()
+
+    def end() -> None:
+        if is_first():
+            rotate(folder, keep)
+            os.replace(new, final)
+            forget(folder, keep)
+
+    together(begin)
+    write_shards(new, tensors, metadata)
+    together(end)
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Give each checkpoint the number of the one before it."""
+    for age in range(keep, 0, -1):
+        for newer, older in zip(places(folder, age - 1), places(folder, age), strict=True):
+            remove(older)
+            if newer.exists():
+                os.replace(newer, older)
+
+
+def forget(folder: Path, keep: int) -> None:
+    for path in places(folder, keep):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: list, settings: dict, defaults: dict | None = None) -> int:
     """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other settings.
 
-    A setting that the file does not have is younger than the file, which was made as `defaults` say.
+    A setting that the file does not have is younger than the file, which was made as `defaults` say. One process or several may have written it,
+    and any number may read it.
     """
-    metadata, tensors = newest_whole(folder)
+    path, metadata, tensors = newest_whole(folder)
     stored = {**(defaults or {}), **json.loads(metadata["settings"])}
     different = [f"{name} {stored.get(name)!r}, not {value!r}" for name, value in settings.items() if stored.get(name) != value]
     if different:
         raise UserError(f"{folder} holds a run with {'; '.join(different[:3])}: resume it as it was begun, or choose another --out")
+    if path.is_dir():
+        tensors = from_shards(path, parameters)
+    missing = [name for name in parameters if f"parameter.{name}" not in tensors]
+    if missing:
+        raise UserError(f"{path} is of another model: it lacks the parameter {missing[0]}; choose another --out")
     owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     with torch.no_grad():
         for name, p in parameters.items():
-            p.copy_(tensors[f"parameter.{name}"])
-    for key, tensor in tensors.items():
-        kind, _, rest = key.partition(".")
+            p.copy_(as_held(tensors[f"parameter.{name}"], p))
+    for name, tensor in tensors.items():
+        kind, key, of = split_name(name)
         if kind == "state":
-            key, _, name = rest.partition(".")
-            p = parameters[name]
-            owner[p].state[p][key] = tensor if tensor.ndim == 0 else tensor.to(p.device)  # AdamW's step count stays on the CPU
+            p = parameters[of]
+            owner[p].state[p][key] = tensor if tensor.ndim == 0 else as_held(tensor, p)  # AdamW's step count stays on the CPU
     return int(metadata["step"])
 
 
-def newest_whole(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(metadata, tensors) of the newest checkpoint that can be read, saying so if it is not the newest; UserError if there is none."""
-    present = [path for path in (numbered(folder, age) for age in range(MOST_KEPT)) if path.exists()]
+def from_shards(path: Path, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The checkpoint's tensors, of which each process reads the rows that it holds of the parameter."""
+    tensors = {}
+    for name, shape in names_in(path).items():
+        p = parameters.get(split_name(name)[2])
+        if p is not None:
+            tensors[name] = torch.zeros_like(p, requires_grad=False) if len(shape) else torch.zeros(())
+    read_shards(path, tensors)
+    return tensors
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """("parameter", "", the parameter's name), or ("state", what its optimizer calls it, the parameter's name)."""
+    kind, _, rest = name.partition(".")
+    key, _, of = rest.partition(".") if kind == "state" else ("", "", rest)
+    return kind, key, of
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, str], dict[str, Tensor]]:
+    """(path, metadata, tensors) of the newest checkpoint that can be read, saying so if it is not the newest; UserError if there is none.
+
+    The tensors of a folder are not read yet.
+    """
+    present = [path for age in range(MOST_KEPT) for path in places(folder, age) if path.exists()]
     if not present:
         raise UserError(f"there is nothing to go on from in {folder}: it has no {FILE}")
     damaged = None
@@ -104,15 +191,17 @@ def newest_whole(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         except UserError as error:
             damaged = damaged or error
             continue
-        if damaged:
+        if damaged and is_first():
             say(f"note: {present[0]} is damaged; going on from the one before it, of step {metadata['step']}.")
-        return metadata, tensors
+        return path, metadata, tensors
     raise damaged
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(metadata, tensors) of one file. UserError if it cannot be read, or is not what was written."""
+    """(metadata, tensors) of one file, or (metadata, {}) of a folder. UserError if it cannot be read, or is not what was written."""
     try:
+        if path.is_dir():
+            return read_metadata(path), {}
         with safe_open(path, "pt") as file:
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
         if metadata.get("sha256", "") not in ("", checksum(tensors)):  # older files have none

@@ -42,7 +42,8 @@ def run(main: Callable[[], object], program: str) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except UserError as error:
-        say(f"{program}: error: {error}")
+        if str(error):  # another process says why
+            say(f"{program}: error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130

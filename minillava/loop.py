@@ -22,6 +22,7 @@ from tqdm import tqdm
 from minillava.arguments import expect, option
 from minillava.checkpoint import MOST_KEPT, load_checkpoint, save_checkpoint
 from minillava.conversation import IGNORE_INDEX
+from minillava.distributed import gather, is_first, whole
 from minillava.errors import UserError
 from minillava.files import write_atomically
 from minillava.muon import Muon
@@ -76,12 +77,17 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.max_steps - warmup)))
 
 
-def autocast(dtype: str, device: torch.device):
-    """Matrix products in bfloat16 where that is faster; weights, norms and the loss stay in float32."""
+def product_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """In what matrix products are computed: "auto" is bfloat16 where that is faster."""
     if dtype == "auto":
         fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         dtype = "bfloat16" if fast else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def autocast(dtype: str, device: torch.device):
+    """Matrix products in bfloat16 where that is asked for or faster; weights, norms and the loss stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(dtype, device) == torch.bfloat16)
 
 
 def make_optimizers(module: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
@@ -156,6 +162,7 @@ def fit(
     `batch_loss(step)` computes the loss of the step's batch, or gives one after the other those of its micro-batches, which add up to it; `save()`
     writes the weights folder; `watch(step)`, at each save, returns further figures for the log; `finished()`, after each step, may end the training
     before its last one; `validate(lowest)`, after each save, gives the validation loss, and keeps the weights if that is below the lowest so far.
+    Of several processes (distributed.py) all call this, a loss is the mean of theirs, and the first one writes.
     """
     out = Path(config.out)
     try:
@@ -187,14 +194,14 @@ def fit(
         validation(first)  # if the run was stopped between saving and that
     if first == config.max_steps:  # a finished run, resumed, writes its weights again
         return save()
-    bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, unit="step", dynamic_ncols=True, mininterval=1)
+    bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, unit="step", mininterval=1, dynamic_ncols=True, disable=not is_first())
     with stop_signals() as stopped:
         for step in bar:
             began = time.perf_counter()
             rate = learning_rate(step, config)
             try:
                 loss = backward(batch_loss, step, config.dtype, device)
-                norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
+                norm = whole(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm))
                 if not torch.isfinite(norm):
                     raise UserError(f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data")
             except UserError:
@@ -206,13 +213,15 @@ def fit(
                     group["lr"] = rate * group["rate_factor"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            losses, stops = gather(loss, stopped()).T  # all processes stop after the same step
+            loss, stop = losses.mean().item(), bool(stops.any())
             seconds = time.perf_counter() - began
             metrics.add(step=step, loss=loss, lr=rate, grad_norm=norm.item(), seconds=round(seconds, 3))
             bar.set_postfix(loss=f"{metrics.smooth_loss:.3f}", samples_s=f"{config.batch_size / seconds:.0f}")
             last = step + 1 == config.max_steps or finished()
-            if last or stopped() or (step + 1) % config.save_every == 0:
+            if last or stop or (step + 1) % config.save_every == 0:
                 save_all(step + 1)
-                if stopped() and not last:
+                if stop and not last:
                     bar.write(f"stopped after step {step + 1}, which is saved; the same command with --resume goes on from there")
                     raise KeyboardInterrupt
                 validated, figures = validation(step + 1), watch(step)
@@ -269,6 +278,8 @@ class Metrics:
         return [row for row in self.rows if name in row]
 
     def write(self) -> None:
+        if not is_first():
+            return
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self.plot(self.path.with_name("loss.png"))
         self.write_tensorboard(self.path.with_name("tensorboard"))

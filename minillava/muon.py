@@ -11,6 +11,8 @@ in place of 0.3 s on a CPU without bfloat16 instructions.
 import torch
 from torch import Tensor
 
+from minillava.distributed import as_held, whole
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic a X + b (X X^T) X + c (X X^T)^2 X, which drives singular values towards 1
 
 
@@ -43,5 +45,6 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                update = orthogonalize(p.grad.lerp(average, momentum))  # Nesterov: look one step ahead
+                update = orthogonalize(whole(p.grad.lerp(average, momentum)))  # Nesterov: look one step ahead
+                update = as_held(update, p)  # of several processes each computes the whole update, and takes its rows
                 p.mul_(1 - lr * decay).add_(update, alpha=-lr * 0.2 * max(p.shape) ** 0.5)

@@ -70,7 +70,7 @@ def empty(path):
 def test_a_damaged_one_is_noticed_and_the_one_before_it_used(tmp_path, damage, capsys):
     saved(tmp_path)
     damage(tmp_path / checkpoint.FILE)
-    assert newest_whole(tmp_path)[0]["step"] == "2"
+    assert newest_whole(tmp_path)[1]["step"] == "2"
     assert capsys.readouterr().err == f"note: {tmp_path / checkpoint.FILE} is damaged; going on from the one before it, of step 2.\n"
     damage(checkpoint.numbered(tmp_path, 1))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors cannot be read"):
@@ -81,14 +81,14 @@ def test_killed_between_two_names(tmp_path, capsys):
     """The newest has its next name, and the new one none yet."""
     saved(tmp_path, keep=3)
     os.replace(checkpoint.numbered(tmp_path, 0), checkpoint.numbered(tmp_path, 3))
-    assert newest_whole(tmp_path)[0]["step"] == "2" and capsys.readouterr().err == ""
+    assert newest_whole(tmp_path)[1]["step"] == "2" and capsys.readouterr().err == ""
 
 
 def test_one_without_a_checksum_is_an_older_version_s(tmp_path):
     saved(tmp_path, keep=1)
     metadata, tensors = checkpoint.read_checkpoint(tmp_path / checkpoint.FILE)
     save_file(tensors, tmp_path / checkpoint.FILE, {name: value for name, value in metadata.items() if name != "sha256"})
-    assert newest_whole(tmp_path)[0]["step"] == "3"
+    assert newest_whole(tmp_path)[1]["step"] == "3"
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_disk_that_fills_while_it_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", half)
     with pytest.raises(UserError, match=r"could not be written to .*No space left on device.*: make room"):
         saved(tmp_path, steps=[9])
-    assert len(list(tmp_path.iterdir())) == 2 and newest_whole(tmp_path)[0]["step"] == "3"
+    assert len(list(tmp_path.iterdir())) == 2 and newest_whole(tmp_path)[1]["step"] == "3"
 
 
 # ---------------------------------------------------------------------------------------------------------------- killed at any moment

@@ -9,12 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "minillava"
-LEAVES = {"errors", "files", "image_file", "initial", "render_jinja", "kernels"}  # everyone may use them
+LEAVES = {"errors", "distributed", "files", "image_file", "initial", "render_jinja", "kernels"}  # everyone may use them
 FLOORS = [
     {"config", "hf_config", "attention", "kv_cache", "image", "image_settings", "anyres", "tokenizer", "arguments"},
     {"vision", "projector", "language_model", "conversation"},
     {"model", "lora", "chat_template", "processor"},
-    {"generation_config", "weights", "decode_graph", "generation", "data", "muon", "checkpoint"},
+    {"generation_config", "weights", "decode_graph", "generation", "data", "muon", "checkpoint", "shards"},
     {"loop", "chunked_loss"},
     {"training", "eval", "chain", "pretrain", "bench"},
 ]

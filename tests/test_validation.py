@@ -169,7 +169,7 @@ def test_what_is_trained_on_and_what_is_validated_on(config, monkeypatch):
     """By the texts that the batches hold."""
     seen = {True: set(), False: set()}
 
-    def loss(model, batch):
+    def loss(batch):
         for ids in batch["input_ids"].tolist():
             seen[torch.is_grad_enabled()].add(tokenizer.decode(ids).split("number ")[1].split("?")[0])
         return training_loss(model, batch)
@@ -233,7 +233,7 @@ def test_validation_changes_neither_the_model_nor_its_modes(config, data):
     modes, before = [module.training for module in model.modules()], {name: p.clone() for name, p in model.named_parameters()}
     in_training = []
 
-    def loss(model, batch):
+    def loss(batch):
         in_training.append(any(module.training for module in model.modules()))
         return training.loss(model, batch)
 

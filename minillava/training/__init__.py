@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minillava import weights
@@ -24,16 +24,16 @@ from minillava.arguments import option
 from minillava.chunked_loss import MANY_LOGITS, chunked_loss
 from minillava.config import LlavaConfig
 from minillava.data.dataset import JsonSamples, SceneSamples
+from minillava.distributed import gathered, is_first, processes, rank, shard, together, world_size
 from minillava.errors import UserError
 from minillava.eval.scenes import cases, score_pictures
 from minillava.generation import stream
-from minillava.loop import LoopConfig, fit, next_token_loss
+from minillava.loop import LoopConfig, fit, next_token_loss, product_dtype
 from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.projector import Projector
 from minillava.tokenizer import Tokenizer
-from minillava.training.accumulation import micro_batches, num_supervised
 from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
@@ -142,9 +142,25 @@ def set_trainable(model: Llava, stage: int) -> None:
         parameter.requires_grad = name.startswith(STAGES[stage].trained)
 
 
+class LossModule(nn.Module):
+    """`loss` as a module: several processes gather parameters where a module is called (distributed.py)."""
+
+    def __init__(self, model: Llava):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return loss(self.model, batch)
+
+
 def train(config: TrainConfig) -> None:
-    """Run one stage of LLaVA's training and leave a weights folder in `config.out`."""
-    model, processor = starting_point(config)
+    """Run one stage of LLaVA's training and leave a weights folder in `config.out`; in one process, or as one of those that torchrun started."""
+    with processes(weights.find_device(config.device)) as device:
+        train_on(device, config)
+
+
+def train_on(device: torch.device, config: TrainConfig) -> None:
+    model, processor = together(lambda: starting_point(config))
     set_trainable(model, config.stage)
     if config.lora_r:
         add_lora(model.language_model, config.lora_r, config.lora_alpha, config.lora_dropout, config.seed)
@@ -153,34 +169,32 @@ def train(config: TrainConfig) -> None:
         checkpoint_layers(model)
     context = min(model.config.text_config.max_position_embeddings, config.max_length or sys.maxsize)
     if config.check_data:
-        return check_data(config, processor, context)
-    samples = JsonSamples(config.data, config.images, config.skip_missing) if config.data else SceneSamples(config.stage)
-    if config.data:
-        leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
-    parts = split(samples, config.validation_share, config.seed) if config.validation_share else (samples,)
+        return check_data(config, processor, context) if is_first() else None
+    parts = together(lambda: read_samples(config, processor, context))
     samples = parts[0]
     if config.epochs:
         config = replace(config, max_steps=steps_of(config.epochs, len(samples), config.batch_size))
     features = None
     if config.cache_features:
+        model.vision_tower.to(device, torch.float32)
         features = FeatureCache(config.cache_features, model, processor, config.dtype)
         features.fill((part[i].picture for part in parts for i in np.flatnonzero(part.has_picture)), config.workers, config.skip_broken)
     batches = Batches(samples, processor, config, context, features)
     validation = Validation(parts[1], batches) if config.validation_share else None
-    device = next(model.parameters()).device
     held_out = [] if config.data else cases("val", 40)
+    root = LossModule(model)
+    shard(root, (*model.vision_tower.layers, *model.language_model.layers), device, product_dtype(config.dtype, device))
 
     def batch_loss(step: int) -> Iterator[Tensor]:
-        """A loss for each micro-batch, which add up to the loss of the whole batch; one without a supervised token adds nothing."""
-        batch = batches[step]
+        """A loss for each micro-batch. They add up to the loss of the whole batch, of which several processes take the mean of their sums."""
+        parts, total = batches.parts(step, model.config)
+        if not total:
+            raise UserError(f"none of the records of step {step} can be used")
         if config.lora_dropout:
             model.train()
-            torch.manual_seed(config.seed + step)  # a run that was resumed drops the same as one that was not
-        total = num_supervised(batch["labels"])
-        for part in micro_batches(batch, config.micro_batch_size, model.config):
-            share = num_supervised(part["labels"]) / max(1, total)
-            if share or not total:  # in a batch without a supervised token, `loss` says so
-                yield loss(model, {name: tensor.to(device) for name, tensor in part.items()}) * share
+            torch.manual_seed((config.seed + step) * world_size() + rank())  # a run that was resumed drops the same as one that was not
+        for part, count in parts:
+            yield root({name: tensor.to(device) for name, tensor in part.items()}) * (count * world_size() / total)
 
     def save(folder: str | Path = config.out) -> None:
         weights.save(model, processor, folder, "bfloat16")
@@ -189,11 +203,13 @@ def train(config: TrainConfig) -> None:
 
     def watch(step: int) -> dict:
         model.eval()
-        scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
-        return sample_answers(model, processor, samples, step) | scores
+        with gathered(root):
+            scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
+            return sample_answers(model, processor, samples, step) | scores
 
     def validate(lowest: float) -> float:
-        mean_loss = validation.mean_loss(model, loss)
+        with gathered(root):
+            mean_loss = validation.mean_loss(model, root)
         if mean_loss < lowest:
             save(Path(config.out) / "best")
         return mean_loss
@@ -216,9 +232,21 @@ def checkpoint_layers(model: Llava) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
+def read_samples(config: TrainConfig, processor: Processor, context: int) -> tuple:
+    """The samples to train on, and with a validation share those to validate on."""
+    if not config.data:
+        return (SceneSamples(config.stage),)
+    samples = JsonSamples(config.data, config.images, config.skip_missing)
+    leave_out_unusable(samples, processor, context, needs_picture=config.stage == 1)
+    return split(samples, config.validation_share, config.seed) if config.validation_share else (samples,)
+
+
 def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
-    """The model and processor to start from: a whole LLaVA, or a tower and a language model with a new projector between them."""
-    options = dict(device=config.device, dtype="float32")
+    """The model and processor to start from: a whole LLaVA, or a tower and a language model with a new projector between them.
+
+    Several processes leave the numbers in the files, from which `shard` takes those that each of them keeps.
+    """
+    options = dict(device=config.device, dtype="float32") if world_size() == 1 else dict(device="cpu", dtype="mapped")
     if folder := starting_folder(config):
         print(f"starting from {folder}")
         model, processor = weights.load(folder, **options)

@@ -12,22 +12,26 @@ import multiprocessing
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from minillava.config import LlavaConfig
 from minillava.conversation import IGNORE_INDEX, Encoded, encode
 from minillava.data.dataset import Epochs, LengthGroups
+from minillava.distributed import gather_objects, is_first, rank, together, world_size
 from minillava.errors import UserError
 from minillava.files import write_atomically
 from minillava.processor import Processor
 from minillava.training.features import FeatureCache
+from minillava.training.lockstep import Part, in_step
 from minillava.training.packing import Packs, collate_rows
 
 GROUP = 8  # steps whose samples are sorted by length, or packed, together
@@ -89,7 +93,7 @@ class Made:
 
 class Batches:
     """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values, or their vision_features
-    from a cache.
+    from a cache. Of several processes each makes its own rows alone, every N-th, and has none ({}) where there are fewer.
 
     A picture that cannot be read, or a text that cannot be learnt from, is a UserError; with `skip_broken` in the settings the record is left out
     of its batch, and noted in OUT.
@@ -113,6 +117,13 @@ class Batches:
         if made.error:
             raise UserError(made.error)
         return made.tensors
+
+    def parts(self, step: int, config: LlavaConfig) -> tuple[list[Part], int]:
+        """The step's micro-batches with the number of supervised tokens in each, and how many these are in all processes together."""
+        batch = together(lambda: self[step])
+        if self.config.skip_broken:
+            self.left_out.exchange()
+        return in_step(batch, self.config.micro_batch_size, config, self.features is not None)
 
     def close(self) -> None:
         """End the thread and the processes, and say how many records were left out."""
@@ -181,8 +192,10 @@ class Batches:
     # ------------------------------------------------------------------ their tensors
     def _make(self, step: int) -> dict[str, Tensor]:
         rows = self.groups[step] if self.config.pack else [[pair] for pair in self.groups[step]]
-        rows = [[(encoded, self._unless_broken(self._pictures, index)) for encoded, index in row] for row in rows]
+        rows = [[(encoded, self._unless_broken(self._pictures, index)) for encoded, index in row] for row in rows[rank() :: world_size()]]
         rows = [row for row in ([pair for pair in row if pair[1] is not None] for row in rows) if row]
+        if not rows and world_size() > 1:
+            return {}
         if not rows:
             why = f": {self.unusable[-1][1]}" if self.unusable else ""
             raise UserError(f"none of the records of step {step} can be used{why}")
@@ -243,16 +256,30 @@ class LeftOut:
         self.path = out / "left_out.jsonl"
         found = self.path.read_text(encoding="utf-8").splitlines() if resume and self.path.exists() else ()
         self.lines = dict.fromkeys(found)  # a set that keeps its order
+        self.exchanged = len(self.lines)
 
     def add(self, label: dict, why: str) -> None:
+        self._add([json.dumps({**label, "why": why}, ensure_ascii=False)])
+
+    def exchange(self) -> None:
+        """Let every process know the records that the others found."""
+        if world_size() > 1:
+            self._add(chain.from_iterable(gather_objects(list(self.lines)[self.exchanged :])))
+            self.exchanged = len(self.lines)
+
+    def _add(self, lines: Iterable[str]) -> None:
         """Written at once, since a run may be killed at any moment."""
-        self.lines[json.dumps({**label, "why": why}, ensure_ascii=False)] = None
-        write_atomically(self.path, "".join(line + "\n" for line in self.lines))
+        known = len(self.lines)
+        self.lines |= dict.fromkeys(lines)
+        if is_first() and len(self.lines) > known:
+            write_atomically(self.path, "".join(line + "\n" for line in self.lines))
 
     def first(self) -> str:
         return json.loads(next(iter(self.lines)))["why"]
 
     def report(self) -> None:
+        if not is_first():
+            return
         if not self.lines:
             if self.path.exists():  # an earlier run's
                 self.path.unlink()

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from minillava.distributed import is_first, rank, together, world_size
 from minillava.errors import UserError
 from minillava.files import read_file, write_atomically
 from minillava.image import open_image
@@ -66,18 +67,24 @@ class FeatureCache:
         """Compute the features that are missing, after saying how much of the disk they take; UserError where it has no room.
 
         A shard is whole or absent, so a run that was killed goes on with the next one. Pictures that cannot be read are a UserError, or with
-        `skip_broken` left to `of`.
+        `skip_broken` left to `of`. Several processes share the pictures out among them.
         """
         pictures = list(dict.fromkeys(pictures))
+        together(lambda: self._fill(pictures[rank() :: world_size()], workers, skip_broken))
+        if world_size() > 1:
+            self.shards = self._index()
+
+    def _fill(self, pictures: list[Path], workers: int, skip_broken: bool) -> None:
+        hidden = None if is_first() else True
         with ThreadPool(max(1, workers)) as pool:
-            keys = dict(zip(tqdm(pool.imap(key_of, pictures, 16), "hashing the pictures", len(pictures), leave=False, disable=None), pictures))
+            keys = dict(zip(tqdm(pool.imap(key_of, pictures, 16), "hashing the pictures", len(pictures), leave=False, disable=hidden), pictures))
             missing = [(key, path) for key, path in keys.items() if key not in self.shards]
             if not missing:
                 return print(f"the features of all {len(pictures)} pictures are in {self.folder}")
             each = self.processor.count_image_tokens("any picture") * self.tower.config.hidden_size * self.stored.itemsize
             self._announce(len(missing), len(pictures), each)
             size = min(max(1, SHARD_BYTES // each), 4096)
-            for first in tqdm(range(0, len(missing), size), "computing features", leave=False, disable=None):
+            for first in tqdm(range(0, len(missing), size), "computing features", leave=False, disable=hidden):
                 self._write_shard(missing[first : first + size], pool, skip_broken)
 
     def _announce(self, num_missing: int, num_pictures: int, each: int) -> None:
@@ -85,6 +92,7 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--cache-features {self.folder.parent} cannot be a folder: {error.strerror}") from None
+        num_missing, num_pictures = num_missing * world_size(), num_pictures * world_size()  # about as many in the other processes
         needed, free = num_missing * each, shutil.disk_usage(self.folder).free
         line = f"the features of {num_missing} of {num_pictures} pictures take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
         if needed + SPARE > free:

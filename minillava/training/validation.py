@@ -19,10 +19,10 @@ from tqdm import tqdm
 from minillava.conversation import Encoded
 from minillava.data.dataset import JsonSamples, evenly_cut
 from minillava.data.records import picture_name
+from minillava.distributed import gather, is_first
 from minillava.errors import UserError
 from minillava.loop import autocast
 from minillava.model import Llava
-from minillava.training.accumulation import micro_batches, num_supervised
 from minillava.training.batches import Batches
 
 
@@ -64,22 +64,21 @@ class Validation(Batches):
         self.num_made = 0
 
     @torch.no_grad()
-    def mean_loss(self, model: Llava, loss: Callable[[Llava, dict[str, Tensor]], Tensor]) -> float:
-        """Over all supervised tokens of all records, each of which counts alike; `loss` gives a batch's mean."""
+    def mean_loss(self, model: Llava, loss: Callable[[dict[str, Tensor]], Tensor]) -> float:
+        """Over all supervised tokens of all records, each of which counts alike; `loss` gives the mean of a batch by `model`."""
         device, in_training = next(model.parameters()).device, [module for module in model.modules() if module.training]
         model.eval()
         total, tokens = 0.0, 0
-        for _ in tqdm(self.groups.parts, desc="validating", leave=False, disable=None):
-            batch = self[self.num_made]
+        for _ in tqdm(self.groups.parts, desc="validating", leave=False, disable=None if is_first() else True):
+            parts, num_tokens = self.parts(self.num_made, model.config)
             self.num_made += 1
-            for part in micro_batches(batch, self.config.micro_batch_size, model.config):
-                count = num_supervised(part["labels"])
+            for part, count in parts:
                 with autocast(self.config.dtype, device):
-                    total += loss(model, {name: tensor.to(device) for name, tensor in part.items()}).item() * count
-                tokens += count
+                    total += loss({name: tensor.to(device) for name, tensor in part.items()}).item() * count
+            tokens += num_tokens
         for module in in_training:
             module.training = True
-        return total / tokens
+        return gather(total).sum().item() / tokens
 
 
 class Rounds:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from minillava.attention import implementations
 from minillava.config import LlavaConfig
+from minillava.distributed import is_first
 from minillava.errors import UserError, say
 from minillava.files import check_not_git_lfs, given_path, inside, read_file, read_json, write_atomically, write_json
 from minillava.generation_config import with_end_tokens
@@ -131,7 +132,7 @@ def load(
 
     The folder of an adapter (LoRA) gives the LLaVA that it is for, with the adapter added.
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
-    float32 for small files on a CPU; stored is the file's always. attention: auto, eager, sdpa, triton. template: how turns are written
+    float32 for small files on a CPU; stored is the file's always, and mapped each tensor's own. attention: auto, eager, sdpa, triton. template: how turns are written
     (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the folder of the CLIP whose tower is taken,
     for the original LLaVA-1.5, whose files hold none.
     """
@@ -231,7 +232,7 @@ def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: 
     for path, names in sources.items():
         with _open(path, target) as file:
             _check_shapes(file, {name: wanted[ours] for name, ours in names.items()}, path)
-            tensors |= {ours.removeprefix(prefix): file.get_tensor(name).to(torch_dtype) for name, ours in names.items()}
+            tensors |= {ours.removeprefix(prefix): file.get_tensor(name).to(dtype=torch_dtype) for name, ours in names.items()}
     module.load_state_dict(tensors, assign=True)
     return module.eval()
 
@@ -278,9 +279,14 @@ def find_attention(attention: str, device: torch.device) -> str:
     return attention
 
 
-def _find_dtype(dtype: str, device: torch.device, names: dict[Path, dict[str, str]], folder: Path) -> torch.dtype:
-    """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small files float32 on a CPU."""
+def _find_dtype(dtype: str, device: torch.device, names: dict[Path, dict[str, str]], folder: Path) -> torch.dtype | None:
+    """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small files float32 on a CPU.
+
+    None for "mapped": each tensor keeps its own, and so stays in the file until it is read.
+    """
     name = str(dtype).removeprefix("torch.")
+    if name == "mapped":
+        return None
     if name in ("auto", "stored"):
         held = _dtypes(names)
         small = name == "auto" and sum(path.stat().st_size for path in names) < SMALL
@@ -437,8 +443,12 @@ def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -
 
 # ---------------------------------------------------------------------------------------------------------------- saving
 def save(model: Llava, processor: Processor, folder: str | Path, dtype: str = "auto") -> None:
-    """Write a weights folder in llava-hf's layout, which `load` and transformers read. dtype "auto" keeps the model's."""
-    processor.save(folder)
+    """Write a weights folder in llava-hf's layout, which `load` and transformers read. dtype "auto" keeps the model's.
+
+    Of several processes (distributed.py) all must call this, and the first one writes.
+    """
+    if is_first():
+        processor.save(folder)
     _save(model, "", "llava-hf", write_config(model.config), Path(folder), dtype)
 
 
@@ -459,11 +469,14 @@ def save_vision_tower(model: VisionTransformer, folder: str | Path, dtype: str =
 def _save(module: nn.Module, prefix: str, layout: str, config: dict, folder: Path, dtype: str, parts: tuple[str, ...] = ("",)) -> None:
     """config.json is written last, so that a new folder whose writing was interrupted is not taken for a model.
 
-    Only the parameters whose names begin with one of `parts` are written. A LoRA is added to its weights.
+    Only the parameters whose names begin with one of `parts` are written. A LoRA is added to its weights. Rows that several processes hold are
+    gathered, one tensor after the other.
     """
     torch_dtype = None if dtype == "auto" else DTYPES[dtype]
     back = [(new, old) for old, new in LAYOUTS[layout]]
     held = ((name, tensor) for name, tensor in merged_state(module) if name.startswith(parts))
-    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in held}
+    tensors = {rename(prefix + name, back): tensor.detach().to("cpu", torch_dtype).contiguous() for name, tensor in held if is_first()}
+    if not is_first():
+        return
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(folder / "config.json", config)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minillava import weights
+from minillava.distributed import is_first, whole
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 from minillava.lora import merge
@@ -29,20 +30,25 @@ PLAIN = dict(
 
 
 def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: float, folder: str | Path) -> None:
-    """Write what was trained of `model`, which began as the LLaVA in the folder `base` and has LoRA layers, in float32."""
+    """Write what was trained of `model`, which began as the LLaVA in the folder `base` and has LoRA layers, in float32.
+
+    Of several processes all must call this, and the first one writes.
+    """
     folder, back = Path(folder), [(ours, theirs) for theirs, ours in weights.LAYOUTS["transformers 5, in memory"]]
     tensors = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             name = PREFIX + weights.rename(name, back)
             name += ".weight" if name.endswith(("lora_A", "lora_B")) else ""
-            tensors[name] = parameter.detach().float().cpu().contiguous()
+            tensors[name] = whole(parameter.detach()).float().cpu().contiguous()
+    if not is_first():
+        return
     metadata = {"format": "pt", "base": fingerprint(weights.find_folder(base))}
     write_atomically(folder / FILE, lambda path: save_file(tensors, path, metadata))
-    whole = [] if not any("multi_modal_projector" in name for name in tensors) else ["multi_modal_projector"]
+    with_projector = any("multi_modal_projector" in name for name in tensors)
     config = dict(peft_type="LORA", base_model_name_or_path=str(base), r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none")
     layers = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"
-    write_json(folder / weights.ADAPTER, {**config, "target_modules": layers, "modules_to_save": whole, "inference_mode": True})
+    write_json(folder / weights.ADAPTER, {**config, "target_modules": layers, "modules_to_save": ["multi_modal_projector"] * with_projector, "inference_mode": True})
 
 
 def merge_adapter(model: Llava, folder: Path, base: Path) -> None:
