@@ -107,6 +107,8 @@ def triton_attention(q, k, v, *, causal, start=None, past=None):
     from minillava.kernels.flash_attention import flash_attention  # Triton comes with PyTorch for CUDA alone
     from minillava.kernels.flash_decoding import flash_decoding
 
+    if torch.is_autocast_enabled(q.device.type):  # which knows PyTorch's attention, but not ours
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if q.shape[2] == 1 and not learns and (start is None or start.ndim == 1):
         return flash_decoding(q, k, v, start=start, past=past)

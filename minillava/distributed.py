@@ -5,7 +5,7 @@ rows of the batch: ZeRO, stage 3 (arXiv 1910.02054); PyTorch FSDP (arXiv 2304.11
 its parameters are gathered from all processes, and afterwards they are forgotten; in the backward pass its gradients are averaged over all
 processes, and each keeps those of its own rows. So all processes must run the same layers equally often, which training/lockstep.py sees to.
 
-A training of one process takes the same way: then `gather` gives one row, `whole` is what it was given, and `shard` does nothing.
+A training of one process takes the same way: then `gather` gives one row, `whole` is what it was given, and `place` shares nothing out.
 """
 
 import os
@@ -113,13 +113,16 @@ def together(make: Callable[[], T]) -> T:
 
 
 # ---------------------------------------------------------------------------------------------------------------- parameters
-def shard(root: nn.Module, layers: Iterable[nn.Module], device: torch.device, dtype: torch.dtype) -> None:
-    """Let each process keep its rows of every parameter, in float32 on `device`; `root` and `layers` gather the others' whenever they are called.
+def place(root: nn.Module, layers: Iterable[nn.Module], device: torch.device, types: dict[str, torch.dtype], products: torch.dtype) -> None:
+    """Put every parameter on `device`, in its type of `types`. Of several processes each keeps its rows of it, and `root` and `layers` gather the
+    others' whenever they are called.
 
-    The parameters may lie in files that are mapped: then a process reads its own rows alone. `dtype`, that of the matrix products, is the one
-    in which the layers' parameters travel; what belongs to none of `layers` travels in float32.
+    The parameters may lie in files that are mapped: then a process reads its own rows alone. Those of `layers` travel in the type of the matrix
+    products, what belongs to none of them as it is.
     """
     if world_size() == 1:
+        for name, parameter in root.named_parameters():
+            parameter.data = parameter.data.to(device, types[name])
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -127,26 +130,27 @@ def shard(root: nn.Module, layers: Iterable[nn.Module], device: torch.device, dt
     mesh = init_device_mesh(device.type, (world_size(),))
     tensors = dict(root.named_parameters())
     root.to("meta")
-    precision = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    precision = MixedPrecisionPolicy(products, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=precision)
+        strict = any(isinstance(part, nn.LayerNorm) for part in layer.modules())  # PyTorch's wants weights of the type of its input
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy() if strict else precision)
     fully_shard(root, mesh=mesh)
-    root.load_state_dict({name: own_rows(tensors.pop(name), mesh) for name in list(tensors)}, assign=True)
+    root.load_state_dict({name: own_rows(tensors.pop(name), mesh, types[name]) for name in list(tensors)}, assign=True)
 
 
-def own_rows(tensor: Tensor, mesh) -> Tensor:
-    """What this process keeps of a tensor, in float32, as a DTensor: as many rows as every other process, the last ones fewer or none."""
+def own_rows(tensor: Tensor, mesh, dtype: torch.dtype) -> Tensor:
+    """What this process keeps of a tensor, as a DTensor: as many rows as every other process, the last ones fewer or none."""
     from torch.distributed.tensor import DTensor, Shard
 
     rows = tensor.chunk(world_size())
     rows = rows[rank()] if rank() < len(rows) else tensor[:0]
-    rows = rows.detach().to(mesh.device_type, torch.float32, copy=True)
+    rows = rows.detach().to(mesh.device_type, dtype, copy=True)
     return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
 def as_held(tensor: Tensor, parameter: Tensor) -> Tensor:
     """`tensor`, which has the shape of `parameter`, on its device, and as the rows of this process where that has no others."""
-    return own_rows(tensor, parameter.device_mesh) if is_sharded(parameter) and not is_sharded(tensor) else tensor.to(parameter.device)
+    return own_rows(tensor, parameter.device_mesh, tensor.dtype) if is_sharded(parameter) and not is_sharded(tensor) else tensor.to(parameter.device)
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from minillava.decode_graph import DecodeStep
+from minillava.distributed import world_size
 from minillava.errors import UserError
 from minillava.kv_cache import KVCache
 
@@ -158,7 +159,7 @@ def _loop(model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, 
     running = [True] * len(inputs["input_ids"])
     for step in range(limit):
         with torch.inference_mode():  # for each step alone: held over a yield, it would leak into the caller's code
-            if step == 1 and cache.keys.is_cuda:
+            if step == 1 and cache.keys.is_cuda and world_size() == 1:  # a graph cannot gather what several processes hold
                 forward = DecodeStep(model, cache).capture()
             logits = forward(**inputs)[:, -1].float()  # (B, V)
             if placeholder < logits.shape[-1]:

@@ -85,9 +85,9 @@ def product_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
-def autocast(dtype: str, device: torch.device):
+def autocast(dtype: str, device: torch.device, **options):
     """Matrix products in bfloat16 where that is asked for or faster; weights, norms and the loss stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(dtype, device) == torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(dtype, device) == torch.bfloat16, **options)
 
 
 def make_optimizers(module: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:

@@ -24,11 +24,11 @@ from minillava.arguments import option
 from minillava.chunked_loss import MANY_LOGITS, chunked_loss
 from minillava.config import LlavaConfig
 from minillava.data.dataset import JsonSamples, SceneSamples
-from minillava.distributed import gathered, is_first, processes, rank, shard, together, world_size
+from minillava.distributed import gathered, is_first, place, processes, rank, together, world_size
 from minillava.errors import UserError
 from minillava.eval.scenes import cases, score_pictures
 from minillava.generation import stream
-from minillava.loop import LoopConfig, fit, next_token_loss, product_dtype
+from minillava.loop import LoopConfig, autocast, fit, next_token_loss, product_dtype
 from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.processor import Processor
@@ -37,6 +37,7 @@ from minillava.tokenizer import Tokenizer
 from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
+from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES, STAGES, change_trainable, steps_of
 from minillava.training.validation import Validation, split
 from minillava.vision import VisionTransformer
@@ -160,7 +161,7 @@ def train(config: TrainConfig) -> None:
 
 
 def train_on(device: torch.device, config: TrainConfig) -> None:
-    model, processor = together(lambda: starting_point(config))
+    model, processor = together(lambda: starting_point(config, mapped=True))
     set_trainable(model, config.stage)
     if config.lora_r:
         add_lora(model.language_model, config.lora_r, config.lora_alpha, config.lora_dropout, config.seed)
@@ -183,7 +184,8 @@ def train_on(device: torch.device, config: TrainConfig) -> None:
     validation = Validation(parts[1], batches) if config.validation_share else None
     held_out = [] if config.data else cases("val", 40)
     root = LossModule(model)
-    shard(root, (*model.vision_tower.layers, *model.language_model.layers), device, product_dtype(config.dtype, device))
+    products = product_dtype(config.dtype, device)
+    place(root, (*model.vision_tower.layers, *model.language_model.layers), device, held_types(root, products), products)
 
     def batch_loss(step: int) -> Iterator[Tensor]:
         """A loss for each micro-batch. They add up to the loss of the whole batch, of which several processes take the mean of their sums."""
@@ -203,7 +205,7 @@ def train_on(device: torch.device, config: TrainConfig) -> None:
 
     def watch(step: int) -> dict:
         model.eval()
-        with gathered(root):
+        with gathered(root), autocast(config.dtype, device, cache_enabled=False):  # a CUDA graph must make the copies in bfloat16 itself
             scores = {"scores": score_pictures(model, processor, held_out)} if held_out else {}
             return sample_answers(model, processor, samples, step) | scores
 
@@ -241,12 +243,12 @@ def read_samples(config: TrainConfig, processor: Processor, context: int) -> tup
     return split(samples, config.validation_share, config.seed) if config.validation_share else (samples,)
 
 
-def starting_point(config: TrainConfig) -> tuple[Llava, Processor]:
+def starting_point(config: TrainConfig, mapped: bool = False) -> tuple[Llava, Processor]:
     """The model and processor to start from: a whole LLaVA, or a tower and a language model with a new projector between them.
 
-    Several processes leave the numbers in the files, from which `shard` takes those that each of them keeps.
+    `mapped`: on the CPU, with the numbers left in the files as they are, until `place` takes those that a process keeps.
     """
-    options = dict(device=config.device, dtype="float32") if world_size() == 1 else dict(device="cpu", dtype="mapped")
+    options = dict(device="cpu", dtype="mapped") if mapped else dict(device=config.device, dtype="float32")
     if folder := starting_folder(config):
         print(f"starting from {folder}")
         model, processor = weights.load(folder, **options)
