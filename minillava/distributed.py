@@ -24,7 +24,8 @@ from minillava.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # one process may keep the others waiting, while it writes the weights or reads pictures
-LOST = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|NCCL|gloo", re.IGNORECASE)  # in the errors of a process whose peer is gone
+# In the errors of a process whose peer has gone, by gloo and by NCCL.
+LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|timed? ?out|remote process exited|ncclRemoteError", re.IGNORECASE)
 
 
 def world_size() -> int:
@@ -56,13 +57,13 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         if not is_first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the training runs)
         yield device
+        dist.destroy_process_group()  # not after an error: it might wait for a process that has gone
     except RuntimeError as error:
         if not LOST.search(str(error)):
             raise
         raise UserError("another process of this training has ended: the same command with --resume goes on from the last checkpoint") from None
     finally:
         sys.stdout = printed
-        dist.destroy_process_group()
 
 
 def join(device: torch.device) -> torch.device:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from minillava.arguments import expect, option
 from minillava.checkpoint import MOST_KEPT, load_checkpoint, save_checkpoint
 from minillava.conversation import IGNORE_INDEX
-from minillava.distributed import gather, is_first, whole
+from minillava.distributed import gather, is_first, together, whole
 from minillava.errors import UserError
 from minillava.files import write_atomically
 from minillava.muon import Muon
@@ -172,7 +172,8 @@ def fit(
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimizers = make_optimizers(module, config)
     device = next(iter(parameters.values())).device
-    first = load_checkpoint(out, parameters, optimizers, config.settings(), type(config)().settings()) if config.resume else 0
+    defaults = type(config)().settings()
+    first = together(lambda: load_checkpoint(out, parameters, optimizers, config.settings(), defaults)) if config.resume else 0
     metrics = Metrics(out / "metrics.jsonl", first)
 
     def save_all(steps: int) -> None:

@@ -43,6 +43,18 @@ def outputs_and_gradients(function, qkv, grad, **options):
     return [out.detach(), *torch.autograd.grad(out, qkv, grad.to(out.dtype))]
 
 
+def test_under_autocast_it_computes_in_autocasts_type():
+    """RoPE leaves queries and keys in float32, values are in half: ours takes them as PyTorch's attention does."""
+    qkv = random_qkv(2, 4, 2, 23, 23, 16, FLOAT)
+    qkv[2] = qkv[2].to(HALF)
+    grad, found = torch.randn(2, 4, 23, 16, generator=torch.Generator().manual_seed(1)), []
+    with torch.autocast("cpu", HALF):
+        for implementation in ("triton", "sdpa"):
+            found.append(outputs_and_gradients(partial(attention, implementation=implementation), qkv, grad, causal=True))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype and torch.allclose(ours, theirs, atol=4e-3)
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
     """New memory holds NaN, so that an element that no kernel writes is seen."""

@@ -12,12 +12,14 @@ from minillava import training
 from minillava.arguments import from_flags
 from minillava.chunked_loss import CHUNK
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.distributed import place
 from minillava.errors import UserError
 from minillava.loop import LoopConfig, make_optimizers
 from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.training.__main__ import main, parser
 from minillava.training.plan import LIKES, PAPERS, PlanConfig, config_of, flops, kept_bytes, memory, meta_model, num_parameters, plan, saved_bytes
+from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES
 
 ALIGN, TUNE = (RECIPES["v1.5"][stage].trained for stage in (1, 2))
@@ -106,7 +108,10 @@ def test_parameters_are_the_known_ones():
 @pytest.mark.parametrize("trained", [ALIGN, TUNE])
 def test_memory_is_what_a_training_holds(trained):
     model = real(SMALL, trained)
-    training.loss(model, batch(SMALL)).backward()
+    place(model, (), torch.device("cpu"), held_types(model, torch.bfloat16), torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = training.loss(model, batch(SMALL))
+    loss.backward()
     (optimizer,) = make_optimizers(model, LoopConfig())
     optimizer.step()
     means = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
@@ -172,7 +177,12 @@ def test_steps_hours_and_gpus():
 def test_one_gpu_gathers_nothing_but_keeps_copies():
     model = meta_model(SMALL, TUNE)
     one, two = (memory(model, gpus, 2, 15) for gpus in (1, 2))
-    assert one["weights in bfloat16"] > 2 * num_parameters(model, trained=True) > two["weights in bfloat16"]
+    assert one["autocast's copies of what learns"] == 2 * num_parameters(model, trained=True) and not two["autocast's copies of what learns"]
+    layer, language, tower = num_parameters(model.language_model.layers[0]), model.language_model, model.vision_tower
+    ends = sum(map(num_parameters, (language.embed_tokens, language.norm, language.lm_head, model.projector)))
+    patches = tower.embeddings.patch_embedding.weight.numel()  # a frozen matrix
+    tower_ends = 4 * sum(map(num_parameters, (tower.embeddings, tower.pre_layrnorm, tower.post_layernorm))) - 2 * patches
+    assert not one["gathered, and gradients of it"] and two["gathered, and gradients of it"] == 10 * layer + 8 * ends + tower_ends
     assert one["layers' inputs, kept"] == two["layers' inputs, kept"] and one["loss in chunks"] > 12 * CHUNK
 
 

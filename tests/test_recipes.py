@@ -1,17 +1,21 @@
 """The papers' recipes as flags, what learns with --train and --freeze, and a batch in micro-batches."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 import train as command
 from minillava import training
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
+from minillava.distributed import place
 from minillava.errors import UserError, run
 from minillava.model import Llava
 from minillava.training import TrainConfig, loss, set_trainable
-from minillava.training.accumulation import micro_batches, num_supervised
+from minillava.training.accumulation import micro_batches, num_supervised, pictures_of
+from minillava.training.precision import held_types
 from minillava.training.recipes import change_trainable, steps_of
 
 
@@ -117,3 +121,62 @@ def test_micro_batches_have_the_gradient_of_the_whole(model):
         means = gradients(model, (loss(model, part) / len(parts) for part in parts))
         assert (weighted - whole).norm() < 1e-6 * whole.norm() + 1e-6 and (means - whole).norm() > 0.05 * whole.norm()
         assert max(part["input_ids"].shape[1] for part in parts) == 15
+
+
+def unequal_batch(config: LlavaConfig, kind: str) -> dict[str, torch.Tensor]:
+    """Five rows with 0 to 2 pictures and answers of unequal lengths: the features from a cache, packed rows, or LLaVA-NeXT's views."""
+    generator = torch.Generator().manual_seed(3)
+    pictures = [[(14, 28)], [], [(28, 14), (20, 20)], [(28, 28)], []]
+    rows, labels, masks = [], [], []
+    for row, (sizes, answer) in enumerate(zip(pictures, (4, 9, 2, 7, 3), strict=True)):
+        tokens = [sum(pictures_of({"image_sizes": torch.tensor([size])}, config)[0]) if kind == "next" else 4 for size in sizes]
+        ids = torch.cat([torch.randint(0, 49, (2,), generator=generator), torch.full((sum(tokens),), 49)])
+        ids = torch.cat([ids, torch.randint(0, 49, (answer,), generator=generator)])
+        label = torch.where(torch.arange(len(ids)) < len(ids) - answer, -100, ids)
+        mask = torch.ones_like(ids)
+        if kind == "packed":  # a second sample after it, whose first token pays no loss
+            second = torch.randint(0, 49, (3 + row,), generator=generator)
+            ids, label = torch.cat([ids, second]), torch.cat([label, torch.tensor([-100]), second[1:]])
+            mask = torch.cat([mask, torch.full_like(second, 2)])
+        rows, labels, masks = [*rows, ids], [*labels, label], [*masks, mask]
+    padded = [pad_sequence(rows, True), pad_sequence(labels, True, -100), pad_sequence(masks, True)]
+    batch = dict(zip(("input_ids", "labels", "attention_mask"), padded, strict=True))
+    sizes = [size for row in pictures for size in row]
+    if kind == "cached":
+        return {**batch, "vision_features": torch.randn(len(sizes), 4, 12, generator=generator)}
+    if kind == "packed":
+        return {**batch, "pixel_values": torch.randn(len(sizes), 3, 14, 14, generator=generator)}
+    views = sum(pictures_of({"image_sizes": torch.tensor(sizes)}, config)[1])
+    return {**batch, "pixel_values": torch.randn(views, 3, 14, 14, generator=generator), "image_sizes": torch.tensor(sizes)}
+
+
+@pytest.mark.parametrize("kind", ["cached", "packed", "next"])
+def test_micro_batches_take_their_own_pictures(model, kind):
+    if kind == "next":
+        torch.manual_seed(0)
+        model = Llava(replace(model.config, image_grid_pinpoints=((14, 28), (28, 14), (28, 28))))
+    batch = unequal_batch(model.config, kind)
+    whole, total = gradients(model, [loss(model, batch)]), num_supervised(batch["labels"])
+    for size in (1, 2, 3):
+        parts = list(micro_batches(batch, size, model.config))
+        assert sum("pixel_values" in part or "vision_features" in part for part in parts) < len(parts) or size > 1
+        weighted = gradients(model, (loss(model, part) * num_supervised(part["labels"]) / total for part in parts))
+        assert (weighted - whole).norm() < 1e-6 * whole.norm() + 1e-6
+
+
+@pytest.mark.parametrize("trained", [("projector.",), ("projector.", "language_model."), ("vision_tower.",)])
+def test_a_frozen_matrix_in_bfloat16_changes_no_bit(model, trained):
+    """Loss and gradients under autocast, against the model that holds everything in float32."""
+    batch, figures = unequal_batch(model.config, "packed"), []
+    for held in (torch.float32, torch.bfloat16):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = name.startswith(trained)
+        types = held_types(model, held)
+        place(model, (), torch.device("cpu"), types, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(model, batch)
+        figures.append([value.detach(), gradients(model, [value])])
+    assert all(torch.equal(one, other) for one, other in zip(*figures, strict=True))
+    narrow = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert "vision_tower.layers.0.mlp.fc1.bias" in narrow or trained == ("vision_tower.",)
+    assert not {name for name in narrow if name.startswith(trained) or "norm" in name or "position" in name or "embed_tokens" in name}

@@ -169,7 +169,7 @@ def test_what_is_trained_on_and_what_is_validated_on(config, monkeypatch):
     """By the texts that the batches hold."""
     seen = {True: set(), False: set()}
 
-    def loss(batch):
+    def loss(model, batch):
         for ids in batch["input_ids"].tolist():
             seen[torch.is_grad_enabled()].add(tokenizer.decode(ids).split("number ")[1].split("?")[0])
         return training_loss(model, batch)

@@ -23,11 +23,13 @@ from minillava.bench.measure import matmul_peak, synchronize
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.conversation import IGNORE_INDEX, Encoded
 from minillava.data.dataset import LengthGroups, collate
+from minillava.distributed import place
 from minillava.errors import UserError
-from minillava.loop import LoopConfig, autocast, make_optimizers
+from minillava.loop import LoopConfig, autocast, make_optimizers, product_dtype
 from minillava.model import Llava
 from minillava.training import loss, set_trainable
 from minillava.training.packing import Packs, collate_rows
+from minillava.training.precision import held_types
 from minillava.weights import LAYOUTS, find_device, rename
 
 CONFIG = LlavaConfig(
@@ -97,8 +99,8 @@ class Ours:
         self.optimizers = make_optimizers(self.model, LOOP)
 
     def to(self, device: torch.device, dtype: str) -> None:
-        self.device, self.dtype = device, dtype
-        self.model.to(device)
+        self.device, self.dtype, products = device, dtype, product_dtype(dtype, device)
+        place(self.model, (), device, held_types(self.model, products), products)
         self.batches = [self._tensors(rows) for rows in self._rows()]
 
     def _rows(self) -> list[list[list[Sample]]]:
@@ -229,11 +231,6 @@ class Round:
     machine: float  # FLOP/s of a large matrix product, just after
 
 
-def product_dtype(options: argparse.Namespace, device: torch.device) -> torch.dtype:
-    with autocast(options.dtype, device):
-        return torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
-
-
 def serve(connection, name: str, stage: int, options: argparse.Namespace, config: LlavaConfig) -> None:
     """One side, in its own process: a Round at each request, until "end" or until the parent is gone."""
     device = find_device(options.device)
@@ -256,7 +253,7 @@ def serve(connection, name: str, stage: int, options: argparse.Namespace, config
             seconds = time.perf_counter() - began
             masks = [batch["attention_mask"] for batch in side.batches]
             padding = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-            machine = matmul_peak(device, product_dtype(options, device))
+            machine = matmul_peak(device, product_dtype(options.dtype, device))
             connection.send(Round(seconds, sum(losses) / len(losses), memory(device) - before, padding, machine))
 
 
@@ -325,6 +322,6 @@ def main(arguments: list[str]) -> None:
         raise UserError("the peer is not installed: pip install transformers") from None
     device = find_device(options.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
-    print(f"{kind}; {product_dtype(options, device)}; torch {torch.__version__}, transformers {version}")
+    print(f"{kind}; {product_dtype(options.dtype, device)}; torch {torch.__version__}, transformers {version}")
     for stage in (options.stage,) if options.stage else (1, 2):
         compare(stage, options, CONFIG)

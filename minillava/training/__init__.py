@@ -161,6 +161,7 @@ def train(config: TrainConfig) -> None:
 
 
 def train_on(device: torch.device, config: TrainConfig) -> None:
+    """The training itself, on the device of this process."""
     model, processor = together(lambda: starting_point(config, mapped=True))
     set_trainable(model, config.stage)
     if config.lora_r:

@@ -1,7 +1,7 @@
 """What a training takes: parameters, memory, FLOPs and hours of a recipe's stages, from the shapes alone.
 
-The model is built on the meta device, where tensors have shapes and no numbers. The loop here runs on one GPU; for more, the plan is that of the
-same loop under FSDP (arXiv 2304.11277), which gives each GPU an equal share of the parameters, gradients and optimizer states.
+The model is built on the meta device, where tensors have shapes and no numbers. Several GPUs have an equal share each of the parameters, gradients
+and optimizer states (distributed.py).
 Multiplications and additions count as two operations; only matrix products count, as in PaLM (arXiv 2204.02311, appendix B), whose model FLOPs
 utilization (MFU) leaves out what is computed again in the backward pass.
 """
@@ -19,6 +19,7 @@ from minillava.errors import UserError
 from minillava.hf_config import read_config
 from minillava.lora import LoRALinear, add_lora
 from minillava.model import Llava
+from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES, Stage, steps_of
 from minillava.weights.random import SIZES
 
@@ -100,19 +101,24 @@ def num_parameters(module: nn.Module, trained: bool = False) -> int:
 def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float = 0.0) -> dict[str, float]:
     """Bytes on each GPU, which computes `rows` rows of `tokens` tokens at once with activation checkpointing, by what they are for.
 
-    The loop keeps every parameter in float32, frozen ones too, and computes products in bfloat16 under autocast.
+    Matrix products are in bfloat16, under autocast; precision.py says what is held in which type.
     """
     text = model.config.text_config
     C, I, V = text.hidden_size, text.intermediate_size, text.vocab_size
-    everything, trained = num_parameters(model), num_parameters(model, trained=True)
+    types, trained = held_types(model, torch.bfloat16), num_parameters(model, trained=True)
+    held = {name: p.numel() * types[name].itemsize for name, p in model.named_parameters()}
+    outside = [name for name in held if ".layers." not in name]  # of a layer: FSDP's root gathers them, and keeps them until the step's end
+    outside_gradients = sum(4 * p.numel() for name, p in model.named_parameters() if name in outside and p.requires_grad)
+    layer_learns = num_parameters(model.language_model.layers[0], trained=True)
     layer, head = max(map(num_parameters, model.language_model.layers)), V * C
     head_learns = (model.language_model.lm_head or model.language_model.embed_tokens).weight.requires_grad
     return {
-        "parameters, float32": 4 * everything / gpus,
+        "parameters": sum(held.values()) / gpus,
         "gradients, float32": 4 * trained / gpus,
         "AdamW's two means, float32": 8 * trained / gpus,
-        # FSDP gathers the layer that runs and the next one; one GPU has nothing to gather, autocast keeps copies of what learns
-        "weights in bfloat16": 2 * (2 * layer if gpus > 1 else trained + layer),
+        # in bfloat16 the layer that runs, the next one, and the gradient of one, which is summed in float32; one GPU has nothing to gather
+        "gathered, and gradients of it": 2 * 2 * layer + 6 * layer_learns + sum(map(held.get, outside)) + outside_gradients if gpus > 1 else 0,
+        "autocast's copies of what learns": 2 * trained if gpus == 1 else 0,  # FSDP's layers are in bfloat16 already
         "layers' inputs, kept": rows * tokens * kept_bytes(text.num_hidden_layers, C),
         "one layer, run again": rows * tokens * (saved_bytes(C, I) + gradient_bytes(C, I) + bool(lora_dropout) * dropout_bytes(C, I)),
         # a chunk's logits, twice in float32 and twice in bfloat16; the head in bfloat16, its gradient twice; the hidden states and their gradient
@@ -293,6 +299,6 @@ def notes(config: PlanConfig) -> list[str]:
     given = "is as given" if config.tokens_per_sample else "is an assumption, not a measurement"
     return [
         f"The mean of tokens a sample {given}: hours and MFU go with it. Every sample has one picture, and nothing is padding.",
-        "Memory is for a batch of the longest rows; all parameters are float32, frozen ones too, as the loop holds them, and sharded by FSDP.",
+        "Memory is for a batch of the longest rows. What learns is held in float32, a frozen matrix in bfloat16, and all is sharded by FSDP.",
         "The allocator's own, the frozen tower's forward pass and NCCL come on top: leave a tenth free.",
     ]
