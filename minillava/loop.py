@@ -195,7 +195,8 @@ def fit(
         validation(first)  # if the run was stopped between saving and that
     if first == config.max_steps:  # a finished run, resumed, writes its weights again
         return save()
-    bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, unit="step", mininterval=1, dynamic_ncols=True, disable=not is_first())
+    shown = dict(unit="step", dynamic_ncols=True, mininterval=1, disable=not is_first())
+    bar = tqdm(range(first, config.max_steps), initial=first, total=config.max_steps, **shown)
     with stop_signals() as stopped:
         for step in bar:
             began = time.perf_counter()

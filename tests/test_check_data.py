@@ -16,6 +16,7 @@ from minillava.errors import run
 from minillava.training import TrainConfig
 from minillava.training.batches import Batches
 from minillava.training.check_data import image_tokens, padding
+from minillava.training.validation import split
 
 
 def record(number: int, question="What?", answer="A cat.", image=None) -> dict:
@@ -85,6 +86,13 @@ def test_what_is_left_out_by_flags_and_by_the_stage(folder, capsys, monkeypatch)
     status, said, _ = check(folder, WRONG[2:6] + RIGHT, capsys, monkeypatch, "--skip-broken", "--skip-missing", "--stage", "1", "--workers", "3")
     assert status == 0 and "the training stops at these" not in said and "of which 2 can be trained on" in said
     assert "  2 records: no picture, and stage 1 learns from pictures (the first: record 6 (id 'n10'))" in said
+
+
+def test_the_records_for_validation_are_those_of_the_training(folder, capsys, monkeypatch):
+    _, said, _ = check(folder, RIGHT * 5, capsys, monkeypatch, "--validation-share", "0.4", "--seed", "5")
+    held = len(split(JsonSamples(folder / "data.json", folder), 0.4, 5)[1])
+    assert 0 < held < 20 and f"of those that can be trained on, {held} are for validation" in said.splitlines()
+    assert "are for validation" not in check(folder, RIGHT, capsys, monkeypatch)[1]
 
 
 def test_nothing_to_train_on_is_status_2_after_the_report(folder, capsys, monkeypatch):

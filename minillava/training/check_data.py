@@ -22,6 +22,7 @@ from minillava.errors import UserError, shortened
 from minillava.image import open_image
 from minillava.processor import Processor
 from minillava.training.batches import make_groups, supervised, truncated
+from minillava.training.validation import is_held_out
 
 
 def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int, needs_picture: bool) -> None:
@@ -88,6 +89,7 @@ class Findings:
 
     lengths: list[int] = field(default_factory=list)  # of the usable records, after the cut
     has_picture: list[bool] = field(default_factory=list)
+    num_held_out: int = 0  # usable, but for validation
     num_cut: int = 0
     num_empty: int = 0  # usable, but with an answer that says nothing
     num_pictures: int = 0
@@ -108,7 +110,7 @@ def check_data(config, processor: Processor, context: int) -> None:
 def examine(records: list[dict], config, processor: Processor, context: int) -> Findings:
     """Read every record, then every picture, then count the tokens of what is whole."""
     found, images, folders = Findings(), Path(config.images) if config.images else None, FolderListings()
-    whole: list[tuple[str, list[Turn], str | None]] = []
+    whole: list[tuple[dict, str, list[Turn], str | None]] = []
     for index, record in enumerate(tqdm(records, desc="reading the records", leave=False, disable=None)):
         named = f"record {index} (id {str(record.get('id'))[:40]!r})"
         try:
@@ -121,10 +123,10 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
         elif name is None and config.stage == 1:
             found.left_out["no picture, and stage 1 learns from pictures"].append(named)
         else:
-            whole.append((named, turns, name))
-    sizes, found.broken = read_pictures(images, dict.fromkeys(name for _, _, name in whole if name), config.workers)
+            whole.append((record, named, turns, name))
+    sizes, found.broken = read_pictures(images, dict.fromkeys(name for *_, name in whole if name), config.workers)
     found.num_pictures = len(sizes) + len(found.broken)
-    for named, turns, name in tqdm(whole, desc="counting the tokens", leave=False, disable=None):
+    for record, named, turns, name in tqdm(whole, desc="counting the tokens", leave=False, disable=None):
         if name in found.broken:
             (found.left_out if config.skip_broken else found.stops)["the picture is broken"].append(f"{named}: {shortened(name, 80)}")
             continue
@@ -138,6 +140,7 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
             continue
         found.lengths.append(min(tokens, context))
         found.has_picture.append(name is not None)
+        found.num_held_out += is_held_out(record, config.validation_share, config.seed)
         found.num_cut += tokens > context
         found.num_empty += any(speaker == "assistant" and not text.strip() for speaker, text in turns)
     return found
@@ -172,6 +175,8 @@ def report(found: Findings, num_records: int, config, context: int) -> list[str]
     lines += [f"  {shortened(name, 80)}: {why}" for name, why in found.broken.items()]
     if not len(lengths):
         return lines
+    if config.validation_share:
+        lines.append(f"of those that can be trained on, {found.num_held_out} are for validation")
     lines.append(f"of those that can be trained on, {found.num_cut} are cut at {context} tokens, and {found.num_empty} hold an empty answer")
     return [*lines, *length_table(lengths, has_picture), *padding(lengths, has_picture, config, context)]
 

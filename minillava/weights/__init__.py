@@ -4,10 +4,9 @@
     load_language_model("vicuna-7b")    -> LanguageModel           save_language_model(model, tokenizer, folder)
     load_vision_tower("clip-vit-l-336") -> VisionTransformer       save_vision_tower(model, folder)
 
-The parameters here have the last parts of Hugging Face's names, so a layout is a few pairs of prefixes, the file's and ours; the same pairs, read
-from right to left, are the export. Loading is strict: a tensor that is unknown, missing or of the wrong shape is an error that names it. The model
-is built on the meta device, where it takes no memory, the file is mapped, and its tensors become the parameters. Nothing is ever unpickled, since
-a pickle can run any program.
+layouts.py knows the names. Loading is strict: a tensor that is unknown, missing or of the wrong shape is an error that names it. The model is built
+on the meta device, where it takes no memory, the file is mapped, and its tensors become the parameters. Nothing is ever unpickled, since a pickle can
+run any program.
 """
 
 import importlib.util
@@ -15,7 +14,6 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -39,85 +37,13 @@ from minillava.model import Llava
 from minillava.processor import Processor
 from minillava.tokenizer import Tokenizer
 from minillava.vision import VisionTransformer
+from minillava.weights.layouts import IGNORED, LAYOUTS, find_layout, rename
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILE_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 SMALL = 1_000_000_000  # bytes: on a CPU, weights up to this size are computed with in float32
-
-# ---------------------------------------------------------------------------------------------------------------- layouts
-Rules = tuple[tuple[str, str], ...]  # (prefix in the file, prefix here); the first that fits is taken
-
-
-def _tower(prefix: str) -> Rules:
-    names = (("encoder.layers.", "layers."), *((name, name) for name in ("embeddings.", "pre_layrnorm.", "post_layernorm.")))
-    return tuple((prefix + theirs, "vision_tower." + ours) for theirs, ours in names)
-
-
-LAYOUTS: dict[str, Rules] = {
-    "llava-hf": (  # the Hub's, and what is saved here
-        ("language_model.lm_head.", "language_model.lm_head."),
-        ("language_model.model.", "language_model."),
-        ("multi_modal_projector.", "projector."),
-        *_tower("vision_tower.vision_model."),
-        ("image_newline", "image_newline"),  # LLaVA-NeXT's
-    ),
-    "transformers 5": (
-        ("language_model.lm_head.", "language_model.lm_head."),
-        ("language_model.model.", "language_model."),
-        ("multi_modal_projector.", "projector."),
-        *_tower("vision_tower."),
-        ("image_newline", "image_newline"),  # LLaVA-NeXT's
-    ),
-    "transformers 4.52": (
-        ("lm_head.", "language_model.lm_head."),
-        ("model.language_model.", "language_model."),
-        ("model.multi_modal_projector.", "projector."),
-        *_tower("model.vision_tower.vision_model."),
-        ("model.image_newline", "image_newline"),
-    ),
-    "transformers 5, in memory": (
-        ("lm_head.", "language_model.lm_head."),
-        ("model.language_model.", "language_model."),
-        ("model.multi_modal_projector.", "projector."),
-        *_tower("model.vision_tower."),
-        ("model.image_newline", "image_newline"),
-    ),
-    "original": (  # haotian-liu/LLaVA's
-        ("lm_head.", "language_model.lm_head."),
-        ("model.mm_projector.0.", "projector.linear_1."),
-        ("model.mm_projector.2.", "projector.linear_2."),
-        ("model.mm_projector.", "projector.linear_1."),
-        *_tower("model.vision_tower.vision_tower.vision_model."),
-        ("model.image_newline", "image_newline"),
-        ("model.", "language_model."),
-    ),
-    "llama": (("lm_head.", "language_model.lm_head."), ("model.", "language_model.")),
-    "clip": _tower("vision_model."),
-    "clip, transformers 5": _tower(""),
-}
-
-# Constants that old files hold, and the half of CLIP that reads text.
-IGNORED = re.compile(r"\b(position_ids|rotary_emb\.inv_freq)$|^(text_model|text_projection|visual_projection|logit_scale)\b")
-
-
-def rename(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
-    """The tensor's other name, or None where no rule fits."""
-    for old, new in rules:
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return None
-
-
-def find_layout(names: Iterable[str], wanted: Iterable[str]) -> str | None:
-    """The layout that gives the most of `wanted`, and of those the one that knows the most names; None if no layout gives any."""
-    names, wanted = list(names), set(wanted)
-    renamed = {layout: [rename(name, rules) for name in names] for layout, rules in LAYOUTS.items()}
-    score = {layout: (sum(name in wanted for name in ours), sum(name is not None for name in ours)) for layout, ours in renamed.items()}
-    best = max(score, key=score.get)
-    return best if score[best][0] else None
-
 
 # ---------------------------------------------------------------------------------------------------------------- loading
 def load(
@@ -132,9 +58,9 @@ def load(
 
     The folder of an adapter (LoRA) gives the LLaVA that it is for, with the adapter added.
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, mps. dtype: float32, bfloat16, float16 or auto, which is the file's, but
-    float32 for small files on a CPU; stored is the file's always, and mapped each tensor's own. attention: auto, eager, sdpa, triton. template: how turns are written
-    (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the folder of the CLIP whose tower is taken,
-    for the original LLaVA-1.5, whose files hold none.
+    float32 for small files on a CPU; stored is the file's always; mapped leaves every tensor in the file, in its own type, until it is read.
+    attention: auto, eager, sdpa, triton. template: how turns are written (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the
+    folder's own. vision: the folder of the CLIP whose tower is taken, for the original LLaVA-1.5, whose files hold none.
     """
     folder = base_folder(find_folder(path))
     processor = Processor.from_folder(folder, _read_config(folder, vision), template)

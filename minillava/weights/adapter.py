@@ -45,10 +45,10 @@ def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: 
         return
     metadata = {"format": "pt", "base": fingerprint(weights.find_folder(base))}
     write_atomically(folder / FILE, lambda path: save_file(tensors, path, metadata))
-    with_projector = any("multi_modal_projector" in name for name in tensors)
+    projector = ["multi_modal_projector"] * any("multi_modal_projector" in name for name in tensors)
     config = dict(peft_type="LORA", base_model_name_or_path=str(base), r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none")
     layers = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"
-    write_json(folder / weights.ADAPTER, {**config, "target_modules": layers, "modules_to_save": ["multi_modal_projector"] * with_projector, "inference_mode": True})
+    write_json(folder / weights.ADAPTER, {**config, "target_modules": layers, "modules_to_save": projector, "inference_mode": True})
 
 
 def merge_adapter(model: Llava, folder: Path, base: Path) -> None:
