@@ -48,7 +48,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
 
     UserError where they cannot find each other, are more than this machine's GPUs, and where one of them has gone.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         yield device
         return
     device = join(device)
@@ -57,13 +57,13 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         if not is_first():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the training runs)
         yield device
-        dist.destroy_process_group()  # not after an error: it might wait for a process that has gone
     except RuntimeError as error:
         if not LOST.search(str(error)):
             raise
         raise UserError("another process of this training has ended: the same command with --resume goes on from the last checkpoint") from None
     finally:
         sys.stdout = printed
+        dist.destroy_process_group()
 
 
 def join(device: torch.device) -> torch.device:
