@@ -312,7 +312,7 @@ class Metrics:
         axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=0.6, alpha=0.4)
         window = max(1, len(rows) // 50)
         means = [sum(row["loss"] for row in rows[i : i + window]) / len(rows[i : i + window]) for i in range(0, len(rows), window)]
-        axes.plot([rows[i]["step"] for i in range(0, len(rows), window)], means, linewidth=1.8)
+        axes.plot([rows[i]["step"] for i in range(0, len(rows), window)], means, linewidth=1.8, label="training")
         if validated:
             axes.plot([row["step"] for row in validated], [row["validation_loss"] for row in validated], "o-", markersize=4, label="validation")
             axes.legend()

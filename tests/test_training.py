@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import train as command
-from minillava import weights
+from minillava import training, weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.conversation import IGNORE_INDEX, encode
 from minillava.data.dataset import JsonSamples, SceneSamples
@@ -86,6 +86,22 @@ def test_stage_2_trains_projector_and_language_model(stage1, tmp_path):
     changed = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])}
     expected = {name for name in after.state_dict() if name.startswith(("projector.", "language_model."))}
     assert changed == expected
+
+
+def test_the_attention_is_that_of_the_device_that_trains(stage1, tmp_path, monkeypatch):
+    """Not that of the CPU, on which the numbers are before."""
+    seen = set()
+
+    def noted(model, batch):
+        seen.update((model.vision_tower.attention, model.language_model.attention))
+        return loss(model, batch)
+
+    begun = weights.load(stage1, "cpu", "float32", "sdpa")
+    monkeypatch.setattr(training, "starting_point", lambda *arguments, **options: begun)
+    monkeypatch.setattr(weights, "find_attention", lambda name, device: "eager" if (name, device.type) == ("auto", "cpu") else "none")
+    monkeypatch.setattr(training, "loss", noted)
+    train(config(tmp_path, 2, weights=str(stage1), max_steps=1))
+    assert seen == {"eager"}
 
 
 def test_the_loss_falls_when_a_few_samples_are_repeated(stage1, tmp_path):

@@ -163,6 +163,8 @@ def train(config: TrainConfig) -> None:
 def train_on(device: torch.device, config: TrainConfig) -> None:
     """The training itself, on the device of this process."""
     model, processor = together(lambda: starting_point(config, mapped=True))
+    for part in (model.vision_tower, model.language_model):
+        part.attention = weights.find_attention("auto", device)
     set_trainable(model, config.stage)
     if config.lora_r:
         add_lora(model.language_model, config.lora_r, config.lora_alpha, config.lora_dropout, config.seed)
