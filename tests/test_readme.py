@@ -27,7 +27,7 @@ def test_commands_and_their_flags_exist(page):
     assert commands
     flags: dict[tuple[str, ...], set[str]] = {}  # by command, and action where it has some: ("minillava.weights", "export")
     for module, script, rest in commands:
-        action = rest.split()[:1] if module in ("minillava.weights", "minillava.training") else []
+        action = rest.split()[:1] if module in ("minillava.weights", "minillava.training", "minillava.bench") else []
         flags.setdefault((module or script, *action), set()).update(re.findall(r"--[\w-]+", rest))
     for (name, *action), used in flags.items():
         command = [sys.executable, *(["-m", name] if name.startswith("minillava.") else [name]), *action, "--help"]

@@ -9,9 +9,11 @@ from minillava.errors import UserError, run
 
 def main() -> None:
     names = sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"measure"})
-    name = next(iter(sys.argv[1:]), "")
+    name, usage = next(iter(sys.argv[1:]), ""), f"python -m minillava.bench {' | '.join(names)}"
+    if name in ("-h", "--help"):
+        return print(f"usage: {usage}, each with its own --help")
     if name not in names:
-        raise UserError(f"say which benchmark: python -m minillava.bench {' | '.join(names)}")
+        raise UserError(f"say which benchmark: {usage}")
     importlib.import_module(f"minillava.bench.{name}").main(sys.argv[2:])
 
 
