@@ -98,7 +98,7 @@ def test_stage_2_with_micro_batches_on_pictures_and_on_text_alone(stage1, mixed,
 
 
 def test_fewer_rows_than_processes(stage1, mixed, tmp_path):
-    same(tmp_path, config("", 2, weights=str(stage1), batch_size=1, max_steps=5, **mixed), counts=(1, 3))
+    same(tmp_path, config("", 2, weights=str(stage1), batch_size=1, max_steps=5, keep=1, **mixed), counts=(1, 3))
 
 
 def test_packed_rows_of_which_some_have_no_picture(stage1, mixed, tmp_path):
