@@ -109,6 +109,7 @@ def test_packed_rows_of_which_some_have_no_picture(stage1, mixed, tmp_path):
 def test_stage_1_with_cached_features_and_validation(parts, mixed, tmp_path):
     options = dict(cache_features=str(tmp_path / "cache"), validation_share=0.3, workers=1)
     same(tmp_path, config("", 1, **parts, **options, **mixed), counts=(3, 1))
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3  # each of three looked at its share of the pictures
     ours, theirs = ({path.name for path in (tmp_path / name / "best").iterdir()} for name in ("of-3", "of-1"))
     assert ours == theirs and "model.safetensors" in ours
 
