@@ -382,4 +382,5 @@ def test_ctrl_c_while_it_starts(script, after):
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode in (130, 2, 0) and b"Traceback" not in err, err
+    ended = -signal.SIGINT  # by the signal itself, where Python has already begun to take itself down
+    assert process.returncode in (130, 2, 0, ended) and b"Traceback" not in err, err
