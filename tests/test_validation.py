@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -363,6 +364,7 @@ def test_tensorboard_shows_the_rows_also_after_a_resume_and_a_new_run(config, tm
         return falling_and_rising(step, settings)
 
     train(config(learning_rate=0.01))  # another run, of which nothing must be seen
+    time.sleep(1.1)  # TensorBoard reads its files by the second in which they were begun
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(loop, "learning_rate", stop)
         train(config())
@@ -370,6 +372,7 @@ def test_tensorboard_shows_the_rows_also_after_a_resume_and_a_new_run(config, tm
         path = checkpoint.numbered(tmp_path / "out", name)
         assert checkpoint.read_checkpoint(path)[0]["step"] == str(4 - 2 * name)
     checkpoint.numbered(tmp_path / "out", 0).write_bytes(b"torn")
+    time.sleep(1.1)
     train(config(resume=True))
     shown, expected = scalars(tmp_path / "out"), [row for row in rows(tmp_path / "out") if len(row) > 1]
     assert len(expected) == 12
