@@ -65,8 +65,9 @@ def in_processes(count: int, run, *arguments) -> list:
     return [result for _, result in sorted(results.get() for _ in running)]
 
 
-def train_in(count: int, settings) -> list:
-    return [train(settings)] if count == 1 else in_processes(count, train, settings)
+def train_in(count: int, settings) -> None:
+    results = [train(settings)] if count == 1 else in_processes(count, train, settings)
+    assert results == [None] * count
 
 
 def figures(out) -> list[float]:
