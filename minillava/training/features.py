@@ -25,7 +25,7 @@ from minillava.distributed import is_first, rank, together, world_size
 from minillava.errors import UserError
 from minillava.files import read_file, write_atomically
 from minillava.image import open_image
-from minillava.loop import autocast
+from minillava.loop import autocast, product_dtype
 from minillava.model import Llava
 from minillava.processor import Processor
 
@@ -46,8 +46,8 @@ class FeatureCache:
         self.tower, self.processor, self.dtype = model.vision_tower, processor, dtype
         weight = next(self.tower.parameters())
         self.device = weight.device
-        with autocast(dtype, self.device):
-            self.stored = torch.bfloat16 if torch.is_autocast_enabled(self.device.type) else weight.dtype
+        products = product_dtype(dtype, self.device)
+        self.stored = weight.dtype if products == torch.float32 else products
         self.folder = Path(folder) / fingerprint(self.tower, processor, self.stored)[:24]
         self.shards = self._index()
 

@@ -40,7 +40,9 @@ def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: 
         if parameter.requires_grad:
             name = PREFIX + weights.rename(name, back)
             name += ".weight" if name.endswith(("lora_A", "lora_B")) else ""
-            tensors[name] = whole(parameter.detach()).float().cpu().contiguous()
+            tensor = whole(parameter.detach())
+            if is_first():
+                tensors[name] = tensor.float().cpu().contiguous()
     if not is_first():
         return
     metadata = {"format": "pt", "base": fingerprint(weights.find_folder(base))}
