@@ -69,6 +69,10 @@ def processes(device: torch.device) -> Iterator[torch.device]:
 def join(device: torch.device) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"torchrun is for CPUs and CUDA, not for {device.type}: start the training with python")
+    import torch.distributed.checkpoint as dcp
+
+    if not hasattr(dcp, "HuggingFaceStorageWriter"):  # shards.py needs it, and the first checkpoint would be late to find that out
+        raise UserError(f"several processes need a PyTorch that writes checkpoints as safetensors, which {torch.__version__} does not: take 2.13")
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if device.type == "cuda":
         if local >= count:

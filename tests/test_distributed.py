@@ -309,11 +309,14 @@ def test_a_disk_that_is_full_for_one_process_is_told_by_all(stage1, tmp_path, mo
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_torchrun_without_its_environment_is_one_sentence(monkeypatch):
+def test_torchrun_without_its_environment_or_with_an_old_pytorch_is_one_sentence(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="start them with torchrun"), distributed.processes(torch.device("cpu")):
+        pass
+    monkeypatch.delattr(torch.distributed.checkpoint, "HuggingFaceStorageWriter")
+    with pytest.raises(UserError, match=r"safetensors, which .* does not: take 2\.13"), distributed.processes(torch.device("cpu")):
         pass
 
 
