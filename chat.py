@@ -18,11 +18,11 @@ import torch
 
 import minillava
 from minillava.arguments import Parser
-from minillava.conversation import TEMPLATES, encode, find_template
 from minillava.errors import UserError, run, say
 from minillava.files import given_path
 from minillava.generation import check_options, generate, new_cache, text_config
-from minillava.image import open_image
+from minillava.inputs.conversation import TEMPLATES, encode, find_template
+from minillava.inputs.image import open_image
 from minillava.weights.download import folder_or_download
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is

@@ -26,7 +26,7 @@ def merge_ranks(tokenizer) -> dict[tuple[str, str], int]:
 
 def encode(tokenizer, parts) -> tuple[list[int], list[tuple[int, int]]]:
     """`Tokenizer.encode`, its words split by `merge_pieces`."""
-    from minillava.tokenizer import NO_CONTROL, Control
+    from minillava.inputs.tokenizer import NO_CONTROL, Control
 
     parts = [parts] if isinstance(parts, str) else parts
     text = "".join(tokenizer._character_of(p) if isinstance(p, Control) else p.translate(NO_CONTROL) for p in parts)

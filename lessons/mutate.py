@@ -58,7 +58,7 @@ WORDS |= {"input_layernorm": "post_attention_layernorm", "gate_proj": "up_proj",
 
 
 HELPERS = {  # functions of the product that a solution calls, and that the student writes as part of the exercise
-    "loss": ("minillava.loop.supervised_logits",),
+    "loss": ("minillava.training.run.supervised_logits",),
     "sample": ("minillava.generation.keep_top_k", "minillava.generation.keep_top_p"),
 }
 

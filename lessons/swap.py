@@ -28,7 +28,7 @@ COMPANIONS = {
         "minillava.attention.sdpa_attention": "minillava.attention.eager_attention",
         "minillava.attention.triton_attention": "minillava.attention.eager_attention",
     },
-    "lessons.bpe.merge_pieces": {"minillava.tokenizer.Tokenizer.encode": "lessons.bpe.encode"},
+    "lessons.bpe.merge_pieces": {"minillava.inputs.tokenizer.Tokenizer.encode": "lessons.bpe.encode"},
 }
 
 

@@ -23,7 +23,7 @@ from lessons.swap import describe, replaced, short
 from minillava import training, weights
 from minillava.data.scene_records import records
 from minillava.generation import new_cache
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 CAT, QUESTION = ROOT / "lessons" / "images" / "cat.png", "What is in the picture?"
@@ -142,7 +142,7 @@ FOLDERS: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 def run_training(parts: dict[str, object], stages: tuple[int, ...] = (2,)) -> Run:
     """A few steps of a stage, by train.py's own function: learning rate and loss of each, and what has moved."""
     rows, answer = [], ""
-    with replaced(parts) as calls, replaced({"minillava.loop.Metrics.plot": lambda *_: None}):
+    with replaced(parts) as calls, replaced({"minillava.training.run.Metrics.plot": lambda *_: None}):
         for stage in stages:
             with tempfile.TemporaryDirectory() as out:
                 config = training.TrainConfig(
@@ -173,7 +173,7 @@ def run_training(parts: dict[str, object], stages: tuple[int, ...] = (2,)) -> Ru
 
 def run_contrastive(parts: dict[str, object]) -> Run:
     """The tower's own loss on real scenes, its gradient, and what the model says after a few steps of it."""
-    from minillava import pretrain
+    from minillava.pretrain import vision as pretrain
 
     with replaced(parts) as calls:
         model, processor = load()

@@ -11,16 +11,28 @@ Attention tensors are (B, H, T, D). A line that changes a shape ends in the new 
 batch is of pictures. In attention, whose two sides differ in length, T counts the queries and S the keys.
 """
 
+import sys
+from importlib import import_module
+
 from minillava.generation import answer, generate, generate_batch, stream
 from minillava.weights import load, load_language_model, load_model, load_vision_tower, save
 
-__all__ = ["answer", "generate", "generate_batch", "load", "load_language_model", "load_model", "load_vision_tower", "save", "stream"]
+from minillava import training  # isort: skip (it needs what weights has imported)
 
+__all__ = [
+    "answer",
+    "generate",
+    "generate_batch",
+    "load",
+    "load_language_model",
+    "load_model",
+    "load_vision_tower",
+    "save",
+    "stream",
+    "training",
+]
 
-def __getattr__(name: str):
-    """`minillava.training`, imported when first used: it imports modules that are commands, such as `python -m minillava.eval.scenes`."""
-    if name != "training":
-        raise AttributeError(f"module 'minillava' has no attribute {name!r}")
-    import minillava.training
-
-    return minillava.training
+# `from minillava.processor import Processor` still works: where modules lay before inputs/ and training/ were made.
+for _name in ("image", "tokenizer", "conversation", "processor"):
+    sys.modules[f"{__name__}.{_name}"] = import_module(f"{__name__}.inputs.{_name}")
+sys.modules[f"{__name__}.loop"] = import_module(f"{__name__}.training.run")

@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minillava.decode_graph import DecodeStep
 from minillava.distributed import world_size
@@ -134,6 +135,24 @@ def stream(model, processor, inputs: dict[str, Tensor], **options) -> Iterator[s
 def answer(model, processor, image, question: str, **options) -> str:
     """The answer to one question about a picture (a path, a URL, a PIL image, or None); the options are `generate`'s."""
     return "".join(stream(model, processor, processor(question, image), **options)).strip()
+
+
+def answer_all(
+    model, processor, questions: Sequence[tuple], batch_size: int = 64, max_new_tokens: int = 64, title: str = ""
+) -> list[str]:
+    """The greedy answer to each (question, picture or None), in their order, in batches of questions of about the same length.
+
+    Pictures are paths, URLs or PIL images; `title` labels the progress bar. Raises UserError as `generate` does.
+    """
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i][0]))
+    answers = [""] * len(questions)
+    for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
+        rows = order[first : first + batch_size]
+        batch = collate_prompts([processor(*questions[i]) for i in rows])
+        ids = generate_batch(model, **batch, max_new_tokens=max_new_tokens)
+        for i, answer in zip(rows, ids, strict=True):
+            answers[i] = processor.tokenizer.decode(answer).strip()
+    return answers
 
 
 # ---------------------------------------------------------------------------------------------------------------- the loop

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from minillava.attention import attention
 from minillava.config import TextConfig
-from minillava.initial import normal
 from minillava.kv_cache import KVCache
+from minillava.vision import normal
 
 
 class RMSNorm(nn.Module):

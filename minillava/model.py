@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from minillava.anyres import arrange
 from minillava.config import LlavaConfig
-from minillava.initial import normal
 from minillava.kv_cache import KVCache
 from minillava.language_model import LanguageModel
 from minillava.projector import Projector
-from minillava.vision import VisionTransformer
+from minillava.vision import VisionTransformer, normal
 
 
 class Llava(nn.Module):

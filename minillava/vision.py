@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from minillava.attention import attention
 from minillava.config import VisionConfig
 from minillava.errors import UserError
-from minillava.initial import normal
+
+
+def normal(*shape: int, std: float) -> Tensor:
+    """Normal numbers of mean 0; on the meta device a tensor without numbers, since drawing them there imports sympy, a second at each start."""
+    numbers = torch.empty(*shape)
+    return numbers if numbers.is_meta else torch.randn(*shape).mul_(std)
 
 
 def quick_gelu(x: Tensor) -> Tensor:

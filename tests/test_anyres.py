@@ -13,11 +13,11 @@ from minillava.anyres import Tiling, best_pinpoint, cut_views
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
 from minillava.generation import collate_prompts, generate, generate_batch, new_cache
-from minillava.hf_config import PINPOINTS, read_config, write_config
-from minillava.image import CLIP_MEAN, CLIP_STD, preprocess
+from minillava.inputs.image import CLIP_MEAN, CLIP_STD, preprocess
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
+from minillava.weights.hf_config import PINPOINTS, read_config, write_config
 
 SMALL = [[14, 28], [28, 14], [28, 28], [42, 14], [14, 42]]  # the official pinpoints, with tiles of 14 px
 

@@ -17,16 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from minillava import loop, training, weights
+from minillava import training, weights
 from minillava.bench.train import like_llava
-from minillava.conversation import IGNORE_INDEX, Encoded, encode
-from minillava.data.dataset import JsonSamples, SceneSamples, collate
 from minillava.errors import UserError
-from minillava.processor import Processor
+from minillava.inputs.conversation import IGNORE_INDEX, Encoded, encode
+from minillava.inputs.processor import Processor
 from minillava.training import TrainConfig, train
+from minillava.training import run as loop
 from minillava.training.batches import Batches, truncated
 from minillava.training.check_data import leave_out_unusable, most_image_tokens
 from minillava.training.packing import Packs, collate_rows, pack
+from minillava.training.samples import JsonSamples, SceneSamples, collate
 
 CONTEXT = 1024  # of weights/tiny
 WORDS = ["the", "cat", "sits", "on", "a", "red", "boat", "and", "looks", "at", "sky", "where", "bird", "flies", "over", "house"]

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minillava.bench.train import Ours, Theirs, make_samples, model_flops, step
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.conversation import IGNORE_INDEX
 from minillava.errors import UserError
+from minillava.inputs.conversation import IGNORE_INDEX
 
 CPU = torch.device("cpu")
 CONFIG = LlavaConfig(

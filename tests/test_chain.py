@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from minillava import chain
 from minillava.errors import UserError
+from minillava.pretrain import chain
 
 SCORES = dict.fromkeys(("existence", "list", "color", "count", "count_of", "where", "relation", "group", "reasoning", "describe"), 0.5)
 PROBE = {"name": 95.0, "row": 94.0, "column": 91.0}

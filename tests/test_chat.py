@@ -18,9 +18,9 @@ import chat
 from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError, run
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
 
 ROOT = Path(chat.__file__).parent
 WORDS = ["a cat and a dog on the grass. what is this? USER: ASSISTANT: how many cats are there?\n"]

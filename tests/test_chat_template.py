@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from minillava.chat_template import folder_template, read_chat_template, recognise
-from minillava.conversation import TEMPLATES, render
 from minillava.errors import UserError
-from minillava.hf_config import read_config
-from minillava.processor import Processor, chat_template
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.chat_template import folder_template, read_chat_template, recognise
+from minillava.inputs.conversation import TEMPLATES, render
+from minillava.inputs.processor import Processor, chat_template
+from minillava.inputs.tokenizer import Tokenizer
+from minillava.weights.hf_config import read_config
 
 # llava-hf/llava-1.5-7b-hf's, to the letter
 LLAVA_HF = (

@@ -10,12 +10,12 @@ from PIL import Image
 
 import train as command
 from minillava import weights
-from minillava.conversation import encode
-from minillava.data.dataset import JsonSamples
 from minillava.errors import run
+from minillava.inputs.conversation import encode
 from minillava.training import TrainConfig
 from minillava.training.batches import Batches
 from minillava.training.check_data import image_tokens, padding
+from minillava.training.samples import JsonSamples
 from minillava.training.validation import split
 
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minillava import checkpoint
-from minillava.checkpoint import load_checkpoint, newest_whole, save_checkpoint
 from minillava.data.scene_records import records
 from minillava.errors import UserError
+from minillava.training import checkpoint
+from minillava.training.checkpoint import load_checkpoint, newest_whole, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

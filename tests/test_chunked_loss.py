@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from minillava import chunked_loss as module
 from minillava import training
-from minillava.chunked_loss import chunked_loss
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.language_model import LanguageModel
-from minillava.loop import next_token_loss
 from minillava.model import Llava
+from minillava.training import loss as module
+from minillava.training.loss import chunked_loss
+from minillava.training.run import next_token_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,7 +70,8 @@ MEMORY = """
 import re, sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from minillava import chunked_loss, loop
+from minillava.training import loss as chunked_loss
+from minillava.training import run as loop
 torch.set_num_threads(1)
 head = torch.nn.Linear(16, 32000, bias=False)
 model = SimpleNamespace(hidden_states=lambda x, mask: x, lm_head=head, logits=head)

@@ -13,8 +13,8 @@ from PIL import Image
 from test_tokenizer import build
 
 from minillava import weights
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.tokenizer import Tokenizer
 from minillava.training import TrainConfig, starting_point
 
 ROOT = Path(__file__).resolve().parent.parent

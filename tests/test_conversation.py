@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minillava.conversation import IGNORE_INDEX, TEMPLATES, Template, encode, render
 from minillava.errors import UserError
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.conversation import IGNORE_INDEX, TEMPLATES, Template, encode, render
+from minillava.inputs.tokenizer import Tokenizer
 
 TWO_ROUNDS = [("user", "Q1"), ("assistant", "A1"), ("user", "Q2"), ("assistant", "A2")]
 HUMAN = (

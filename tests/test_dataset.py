@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from minillava.conversation import IGNORE_INDEX, Encoded
-from minillava.data.dataset import JsonSamples, LengthGroups, SceneSamples, collate
 from minillava.errors import UserError
-from minillava.image import open_image
+from minillava.inputs.conversation import IGNORE_INDEX, Encoded
+from minillava.inputs.image import open_image
+from minillava.training.samples import JsonSamples, LengthGroups, SceneSamples, collate
 
 
 def record(**changes) -> dict:

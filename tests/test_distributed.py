@@ -22,17 +22,17 @@ import torch.distributed.fsdp  # both are imported before the fork, once for all
 from safetensors.torch import load_file
 from test_training import config, dataset, losses, parts, rows, stage1, tokenizer  # noqa: F401 (fixtures)
 
-from minillava import checkpoint, distributed, shards, weights
+from minillava import distributed, weights
 from minillava.anyres import Tiling
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.data.dataset import JsonSamples
 from minillava.errors import UserError
+from minillava.inputs.processor import Processor
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.training import LossModule, batches, loss, set_trainable, starting_point, train
-from minillava.training.accumulation import micro_batches, num_supervised
+from minillava.training import LossModule, batches, checkpoint, loss, set_trainable, shards, starting_point, train
 from minillava.training.lockstep import blank_row, in_step, supervised_at_the_end, with_row
 from minillava.training.precision import held_types
+from minillava.training.samples import JsonSamples
+from minillava.training.tensors import micro_batches, num_supervised
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,12 +5,11 @@ import torch
 from PIL import Image
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.eval.answer import answer_all
-from minillava.eval.scenes import F1_KINDS, Case, cases, score, table
-from minillava.generation import answer, collate_prompts
+from minillava.generation import answer, answer_all, collate_prompts
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
+from minillava.training.scoring import F1_KINDS, Case, cases, score, table
 
 
 def test_the_truth_scores_one_and_nonsense_nothing():

@@ -19,10 +19,13 @@ from lessons.trials import TRIALS
 from lessons.trials.e07_merge import TextOnly
 from lessons.trials.e11_trainable import small_llava
 from lessons.whole import CAT, QUESTION, TINY, product, quiet, run_training, whole_model
-from minillava import language_model, loop, pretrain, training, vision
+from minillava import language_model, training, vision
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError, run
 from minillava.kv_cache import KVCache
+from minillava.pretrain import language
+from minillava.pretrain import vision as pretrain_vision
+from minillava.training import run as loop
 
 torch.set_num_threads(1)
 KEYS = list(FILES)
@@ -132,21 +135,21 @@ def test_a_wrong_part_is_heard():
 
 def test_a_wrong_loss_is_heard():
     wrong = next(mistake.part for mistake in MISTAKES["loss"] if "not shifted" in mistake.sentence)
-    right, sentence = whole_model("loss", {"minillava.loop.next_token_loss": wrong})
+    right, sentence = whole_model("loss", {"minillava.training.run.next_token_loss": wrong})
     assert not right and "on this part the model says" in sentence
 
 
 # ---------------------------------------------------------------------------------------------------------------- swapping
 def test_copies_are_replaced_and_come_back():
-    targets = ["minillava.loop.next_token_loss", "minillava.vision.VisionLayer", "minillava.generation.sample"]
+    targets = ["minillava.training.run.next_token_loss", "minillava.vision.VisionLayer", "minillava.generation.sample"]
     before = [loop.next_token_loss, vision.VisionLayer]
     fakes = {targets[0]: lambda *_: 7, targets[1]: type("Mine", (torch.nn.Module,), {}), targets[2]: lambda *_: 8}
     with swap.replaced(fakes) as calls:
-        assert loop.next_token_loss() == training.next_token_loss() == pretrain.next_token_loss() == 7
-        assert pretrain.VisionLayer is vision.VisionLayer is fakes[targets[1]]
+        assert loop.next_token_loss() == training.next_token_loss() == language.next_token_loss() == 7
+        assert pretrain_vision.VisionLayer is vision.VisionLayer is fakes[targets[1]]
         assert calls[targets[0]] == 3
-    assert before == [training.next_token_loss, pretrain.VisionLayer] == [loop.next_token_loss, vision.VisionLayer]
-    assert pretrain.next_token_loss is loop.next_token_loss
+    assert before == [training.next_token_loss, pretrain_vision.VisionLayer] == [loop.next_token_loss, vision.VisionLayer]
+    assert language.next_token_loss is loop.next_token_loss
 
 
 def test_an_exception_restores():

@@ -11,8 +11,8 @@ from test_weights import CPU
 
 from minillava import answer, weights
 from minillava.errors import UserError
-from minillava.hf_config import read_config, write_original_config
 from minillava.weights.__main__ import main as command
+from minillava.weights.hf_config import read_config, write_original_config
 
 CAT, QUESTION = weights.ROOT / "lessons" / "images" / "cat.png", "Is there a cat?"
 

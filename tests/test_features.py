@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from minillava import loop, training, weights
+from minillava import training, weights
 from minillava.errors import UserError
 from minillava.training import TrainConfig, features, set_trainable, train
+from minillava.training import run as loop
 from minillava.training.features import FeatureCache
 from minillava.vision import VisionTransformer
 

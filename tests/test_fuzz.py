@@ -27,12 +27,12 @@ from PIL import Image
 
 from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.data.dataset import JsonSamples
 from minillava.errors import UserError
-from minillava.image import open_image
+from minillava.inputs.image import open_image
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
+from minillava.training.samples import JsonSamples
 
 SECONDS, BYTES = 5, 10**9
 pytestmark = pytest.mark.fuzz

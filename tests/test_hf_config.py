@@ -7,7 +7,7 @@ from conftest import TEXT, TOWER
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
-from minillava.hf_config import (
+from minillava.weights.hf_config import (
     PINPOINTS,
     read_config,
     read_text_config,

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-import minillava.image
+import minillava.inputs.image
 from minillava.errors import UserError
-from minillava.image import CLIP_MEAN, CLIP_STD, fetch, open_image, pad_to_square, preprocess, resize_and_crop
+from minillava.inputs.image import CLIP_MEAN, CLIP_STD, fetch, open_image, pad_to_square, preprocess, resize_and_crop
 
 
 def noise(width, height, seed=0):
@@ -51,7 +51,7 @@ def test_the_size_of_llava_1_5():
 def test_the_middle_of_a_very_long_picture(edges, monkeypatch):
     """It is resized by itself; only rounding tells it from the middle of the whole."""
     picture = noise(3, 3).resize(edges, Image.Resampling.BICUBIC)
-    assert max(edges) / min(edges) > minillava.image.LONG
+    assert max(edges) / min(edges) > minillava.inputs.image.LONG
     whole = official(picture, 30, pad=False)
     torch.testing.assert_close(preprocess(picture, 30), whole, rtol=0, atol=1.01 / 255 / min(CLIP_STD))
 
@@ -59,7 +59,7 @@ def test_the_middle_of_a_very_long_picture(edges, monkeypatch):
 def test_a_picture_of_one_row_and_many_columns():
     picture = Image.new("RGB", (200_000, 1), (255, 0, 0))
     assert preprocess(picture, 56).std(dim=(1, 2)).max() < 1e-5
-    assert pad_to_square(picture).size == (minillava.image.PAD_EDGE,) * 2
+    assert pad_to_square(picture).size == (minillava.inputs.image.PAD_EDGE,) * 2
 
 
 # ---------------------------------------------------------------------- by hand
@@ -218,10 +218,10 @@ def test_a_bad_answer_is_a_sentence(server, path, says):
 
 
 def test_a_download_has_limits(server, monkeypatch):
-    monkeypatch.setattr(minillava.image, "MAX_BYTES", 4000)
+    monkeypatch.setattr(minillava.inputs.image, "MAX_BYTES", 4000)
     with pytest.raises(UserError, match="larger"):
         fetch(f"{server}/big")
-    monkeypatch.setattr(minillava.image, "MAX_SECONDS", 0.3)
+    monkeypatch.setattr(minillava.inputs.image, "MAX_SECONDS", 0.3)
     begin = time.monotonic()
     with pytest.raises(UserError, match="no answer within"):
         fetch(f"{server}/slow")

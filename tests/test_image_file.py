@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from minillava.errors import UserError
-from minillava.image import open_image, preprocess
-from minillava.image_file import PNG, png_chunks
+from minillava.inputs.image import open_image, preprocess
+from minillava.inputs.image_file import PNG, png_chunks
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8))
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minillava.data.answers import names_in, parse_answer
-from minillava.data.dataset import JsonSamples
 from minillava.data.facts import NUMBERS, Facts
 from minillava.data.instruct import __main__ as command
 from minillava.data.instruct import report, rules, stats
@@ -32,6 +31,7 @@ from minillava.data.instruct.teacher import Reply
 from minillava.data.questions import questions
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
+from minillava.training.samples import JsonSamples
 
 PROMPTS = Prompts()
 
@@ -368,9 +368,9 @@ def test_our_own_model_writes(tmp_path, capsys):
 def test_our_own_model_says_what_generation_says(pair, tmp_path, monkeypatch):
     """Random LLaMA weights: greedy writing is `transformers`' greedy text of the same prompt."""
     from minillava import weights
-    from minillava.conversation import encode, find_template
     from minillava.data.instruct.own_model import OwnModel
-    from minillava.tokenizer import Tokenizer
+    from minillava.inputs.conversation import encode, find_template
+    from minillava.inputs.tokenizer import Tokenizer
 
     theirs, ours = pair
     tokenizer = Tokenizer.from_file(weights.find_folder("weights/tiny-language"))

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from minillava.data.dataset import JsonSamples
 from minillava.data.questions import Question
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.eval import instruct_kinds
-from minillava.eval.scenes import Case
+from minillava.training.samples import JsonSamples
+from minillava.training.scoring import Case
 
 
 def test_every_row_has_as_many_records(tmp_path):

@@ -12,15 +12,16 @@ from test_anyres import for_transformers, inputs_for
 from test_anyres import pair as next_pair  # noqa: F401  (a fixture)
 from test_weights import CPU, LAYOUTS, renamed
 
-from minillava import hf_config, weights
+from minillava import weights
 from minillava.errors import UserError
 from minillava.generation import generate
-from minillava.hf_config import read_config, read_text_config
 from minillava.kv_cache import KVCache
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
 from minillava.projector import Projector
 from minillava.vision import VisionTransformer
+from minillava.weights import hf_config
+from minillava.weights.hf_config import read_config, read_text_config
 
 LLAMA = dict(hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, vocab_size=VOCABULARY)
 ORIGINAL = {

@@ -9,8 +9,8 @@ from torch import nn
 from minillava.config import TextConfig
 from minillava.errors import UserError
 from minillava.language_model import LanguageModel
-from minillava.loop import LoopConfig, Metrics, fit, learning_rate, make_optimizers
-from minillava.muon import Muon, orthogonalize
+from minillava.training.optimizers import Muon, orthogonalize
+from minillava.training.run import LoopConfig, Metrics, fit, learning_rate, make_optimizers
 
 
 def test_learning_rate_rises_and_falls():

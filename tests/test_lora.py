@@ -10,9 +10,10 @@ from conftest import llava_pair, prompt, relative_error, transformers_llava
 from safetensors.torch import load_file, save_file
 from test_training import config, losses, parts, stage1, tokenizer  # noqa: F401 (fixtures)
 
-from minillava import loop, weights
+from minillava import weights
 from minillava.errors import UserError
 from minillava.lora import LoRALinear, add_lora, merged_state
+from minillava.training import run as loop
 from minillava.training import train
 from minillava.weights.adapter import save_adapter
 

@@ -6,9 +6,9 @@ from conftest import IMAGE, VOCABULARY, llava_pair, prompt, relative_error
 
 from minillava.config import LlavaConfig, TextConfig
 from minillava.generation import collate_prompts, new_cache
-from minillava.hf_config import read_config
 from minillava.language_model import rms_norm, rope_frequencies
 from minillava.training import loss
+from minillava.weights.hf_config import read_config
 
 TOLERANCE = 2e-5
 LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32, rope_theta=500000.0)

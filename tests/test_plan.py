@@ -10,17 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minillava import training
 from minillava.arguments import from_flags
-from minillava.chunked_loss import CHUNK
+from minillava.bench.plan import LIKES, PAPERS, PlanConfig, config_of, flops, kept_bytes, memory, meta_model, num_parameters, plan, saved_bytes
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.distributed import place
 from minillava.errors import UserError
-from minillava.loop import LoopConfig, make_optimizers
 from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.training.__main__ import main, parser
-from minillava.training.plan import LIKES, PAPERS, PlanConfig, config_of, flops, kept_bytes, memory, meta_model, num_parameters, plan, saved_bytes
+from minillava.training.loss import CHUNK
 from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES
+from minillava.training.run import LoopConfig, make_optimizers
 
 ALIGN, TUNE = (RECIPES["v1.5"][stage].trained for stage in (1, 2))
 LEARN = [ALIGN, TUNE, ("language_model.",), ("vision_tower.", "projector."), ("language_model.layers.1.",), ("",)]

@@ -9,28 +9,26 @@ import pytest
 import torch
 
 from minillava import weights
-from minillava.conversation import IGNORE_INDEX
 from minillava.data.answers import names_in
 from minillava.data.scene_in_words import grid_words
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
-from minillava.eval.probe import probe_tower
-from minillava.eval.scenes import cases
-from minillava.loop import LoopConfig
-from minillava.pretrain import (
+from minillava.inputs.conversation import IGNORE_INDEX
+from minillava.pretrain import language, vision
+from minillava.pretrain.__main__ import main
+from minillava.pretrain.language import (
     SMALL_TALK,
-    TINY_VISION,
-    ContrastivePair,
     LookUp,
     learn_to_look_up,
-    main,
     name_list,
     new_language_model,
-    phrase_batch,
-    position_waves,
     scene_conversation,
     train_tokenizer,
 )
+from minillava.pretrain.probe import probe_tower
+from minillava.pretrain.vision import TINY_VISION, ContrastivePair, phrase_batch, position_waves
+from minillava.training.run import LoopConfig
+from minillava.training.scoring import cases
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +138,9 @@ def test_the_loss_is_the_formula(tokenizer):
 
 @pytest.mark.parametrize("part", ["language", "vision"])
 def test_both_learn_leave_a_folder_that_loads_and_resume(part, tmp_path, monkeypatch):
-    from minillava import pretrain
-
-    monkeypatch.setattr(pretrain, "train_tokenizer", lambda: train_tokenizer(scenes=100))
-    monkeypatch.setattr(pretrain, "cases", lambda split, scenes: cases(split, 2))
-    monkeypatch.setattr(pretrain, "probe_tower", lambda tower: probe_tower(tower, count=20))
+    monkeypatch.setattr({"language": language, "vision": vision}[part], "train_tokenizer", lambda: train_tokenizer(scenes=100))
+    monkeypatch.setattr(language, "cases", lambda split, scenes: cases(split, 2))
+    monkeypatch.setattr(vision, "probe_tower", lambda tower: probe_tower(tower, count=20))
     monkeypatch.setattr(LookUp, "GATE", -1.0)  # one step of the look-up lesson passes
     monkeypatch.setattr(LookUp, "WINDOW", 1)
     settings = ["--batch-size", "4", "--save-every", "10", "--dtype", "float32", "--max-steps", "20", "--out", str(tmp_path)]

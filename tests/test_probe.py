@@ -3,7 +3,7 @@
 import torch
 
 from minillava.data.scenes import NAMES
-from minillava.eval.probe import probe, probe_scenes, table
+from minillava.pretrain.probe import probe, probe_scenes, table
 
 
 def test_it_reads_what_is_there_and_nothing_else():

@@ -10,11 +10,11 @@ from transformers import AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from minillava.conversation import TEMPLATES, render
 from minillava.errors import UserError
-from minillava.hf_config import read_config
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.conversation import TEMPLATES, render
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
+from minillava.weights.hf_config import read_config
 
 QUESTION = "What is this?"
 TURNS = [("user", "What is this?"), ("assistant", "A cat."), ("user", "What colour?")]

@@ -5,9 +5,9 @@ from conftest import prompt
 
 from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.hf_config import read_config
 from minillava.model import Llava
 from minillava.weights.__main__ import main
+from minillava.weights.hf_config import read_config
 from minillava.weights.random import SHARD, SIZES, shards, write_folder
 
 SMALL = LlavaConfig(VisionConfig(24, 37, 3, 3, 14, 7), TextConfig(67, 36, 53, 2, 3), image_token_id=61)

@@ -14,9 +14,9 @@ from minillava.distributed import place
 from minillava.errors import UserError, run
 from minillava.model import Llava
 from minillava.training import TrainConfig, loss, set_trainable
-from minillava.training.accumulation import micro_batches, num_supervised, pictures_of
 from minillava.training.precision import held_types
 from minillava.training.recipes import change_trainable, steps_of
+from minillava.training.tensors import micro_batches, num_supervised, pictures_of
 
 
 @pytest.fixture

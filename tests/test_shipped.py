@@ -12,7 +12,7 @@ import minillava
 from minillava.data.answers import names_in, parse_answer
 from minillava.data.facts import NUMBERS
 from minillava.data.scenes import relation, sample_scene, where
-from minillava.eval.scenes import cases, score_pictures
+from minillava.training.scoring import cases, score_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("tiny", "tiny-stage1", "tiny-vision", "tiny-language")

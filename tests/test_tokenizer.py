@@ -10,7 +10,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors, traine
 from transformers import LlamaTokenizerFast, PreTrainedTokenizerFast
 
 from minillava.errors import UserError
-from minillava.tokenizer import BYTES, Control, StreamDecoder, Tokenizer
+from minillava.inputs.tokenizer import BYTES, Control, StreamDecoder, Tokenizer
 
 WORDS = "a cat sat on the mat . the cat is grey , USER : what is this ? ASSISTANT : it is a cat \n 12 naïve 🐱 🐱 yes no"
 IMAGE, EOS = Control("image"), Control("eos")

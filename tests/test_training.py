@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 import train as command
 from minillava import training, weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.conversation import IGNORE_INDEX, encode
-from minillava.data.dataset import JsonSamples, SceneSamples
 from minillava.errors import UserError, run
+from minillava.inputs.conversation import IGNORE_INDEX, encode
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
 from minillava.training import TrainConfig, loss, train
 from minillava.training.batches import Batches
+from minillava.training.samples import JsonSamples, SceneSamples
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [text for i in range(300) for _, text in SceneSamples(2)[i].turns]
@@ -290,8 +290,8 @@ def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(stage1, parts, t
     start = {**(parts if stage == 1 else {"weights": str(stage1)}), "optimizer": optimizer}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config(whole, stage, **start))
-    from minillava import loop
-    from minillava.loop import learning_rate
+    from minillava.training import run as loop
+    from minillava.training.run import learning_rate
 
     def die(step: int, settings):
         if step == 5:  # after the checkpoint of step 4, in the middle of things

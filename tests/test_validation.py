@@ -19,18 +19,19 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train as command
-from minillava import checkpoint, loop, training, weights
+from minillava import training, weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.conversation import IGNORE_INDEX, encode
-from minillava.data.dataset import JsonSamples
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError, run
-from minillava.loop import LoopConfig, fit
+from minillava.inputs.conversation import IGNORE_INDEX, encode
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
-from minillava.training import TrainConfig, train
+from minillava.training import TrainConfig, checkpoint, train
+from minillava.training import run as loop
 from minillava.training.batches import Batches
+from minillava.training.run import LoopConfig, fit
+from minillava.training.samples import JsonSamples
 from minillava.training.validation import Validation, is_held_out, split
 
 SHARE, PLOT = 0.3, loop.Metrics.plot

@@ -14,10 +14,10 @@ from minillava import weights
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
 from minillava.generation import generate
-from minillava.hf_config import read_config, write_config
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.weights.__main__ import main as show
+from minillava.weights.hf_config import read_config, write_config
 
 CPU = {"device": "cpu", "dtype": "float32"}
 

@@ -19,7 +19,7 @@ About 3 lines and 2 lines. Never take the log of a sigmoid that may be 0: softpl
 import torch  # noqa: F401
 from torch import Tensor
 
-REPLACES = ("minillava.pretrain.phrase_scores", "minillava.pretrain.contrastive_loss")
+REPLACES = ("minillava.pretrain.vision.phrase_scores", "minillava.pretrain.vision.contrastive_loss")
 
 
 def phrase_scores(patches: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

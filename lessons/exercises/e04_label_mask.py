@@ -14,7 +14,7 @@ before a word. A token without characters (start = end) is not supervised. Retur
 About 4 lines. Check it: python -m lessons.check label_mask
 """
 
-REPLACES = "minillava.conversation.label_mask"
+REPLACES = "minillava.inputs.conversation.label_mask"
 
 
 def label_mask(ids: list[int], offsets: list[tuple[int, int]], supervised_at: list[bool]) -> list[int]:

@@ -21,7 +21,7 @@ import math  # noqa: F401
 import torch  # noqa: F401
 from torch import Tensor
 
-REPLACES = "minillava.loop.next_token_loss"
+REPLACES = "minillava.training.run.next_token_loss"
 
 
 def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -125,8 +125,8 @@ for length in range(1, len(ids) + 1):
 
 # %%
 from minillava.data.answers import parse_answer
-from minillava.eval.answer import answer_all
-from minillava.eval.scenes import F1_KINDS, TITLES, cases, score
+from minillava.generation import answer_all
+from minillava.training.scoring import F1_KINDS, TITLES, cases, score
 
 asked = cases("val", 24, max_objects=5, each=6)
 answers = answer_all(model, processor, [(case.question.text, case.scene.render()) for case in asked])

@@ -13,7 +13,7 @@
 #
 # Pictures come in all sizes. CLIP, whose vision tower LLaVA uses, makes them alike in three steps. The shorter edge is resized to a fixed length (336
 # pixels in LLaVA-1.5, 112 here), the middle square is cut out, and each colour is shifted and scaled so that it is about zero on average with a
-# standard deviation of about one. The function that does it is `minillava.image.preprocess`.
+# standard deviation of about one. The function that does it is `minillava.inputs.image.preprocess`.
 
 # %%
 import torch
@@ -21,7 +21,7 @@ from PIL import Image
 
 import minillava
 from lessons import plots
-from minillava.image import CLIP_MEAN, CLIP_STD, preprocess
+from minillava.inputs.image import CLIP_MEAN, CLIP_STD, preprocess
 
 cat = Image.open("lessons/images/cat.png").convert("RGB")
 pixel_values = preprocess(cat, image_size=112)[None]  # (B, 3, E, E) with B = 1

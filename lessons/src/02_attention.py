@@ -85,7 +85,7 @@ plots.show(figure, "Two sets of bars over ten keys. Divided by the root of D the
 import minillava
 from lessons.swap import replaced
 from minillava.attention import eager_attention, visible
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
 
 notes = []
 
@@ -182,7 +182,7 @@ print("largest change at each position:", [round((a - b).abs().max().item(), 4) 
 # %%
 from PIL import Image
 
-from minillava.image import preprocess
+from minillava.inputs.image import preprocess
 
 cat = Image.open("lessons/images/cat.png").convert("RGB")
 tower = minillava.load_vision_tower("weights/tiny-vision", device="cpu", dtype="float32")

@@ -23,7 +23,7 @@ from PIL import Image
 
 import minillava
 from lessons import plots
-from minillava.image import preprocess
+from minillava.inputs.image import preprocess
 
 cat = Image.open("lessons/images/cat.png").convert("RGB")
 tower = minillava.load_vision_tower("weights/tiny-vision", device="cpu", dtype="float32")
@@ -147,10 +147,10 @@ check("contrastive")
 # %%
 import torch.nn.functional as F
 
-from minillava import pretrain
+from minillava.pretrain import vision as pretrain
 from minillava.data.facts import a
 from minillava.data.scenes import COLOR_NAMES, NAMES
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
 
 tokenizer = Tokenizer.from_file("weights/tiny-vision")
 phrases = [a(name) for name in NAMES] + [f"{a(color)} background" for color in COLOR_NAMES]
@@ -227,7 +227,7 @@ plots.heat_row(
 # name there? (Guessing is right in 0.7%.)
 
 # %%
-from minillava.eval.probe import probe, probe_scenes
+from minillava.pretrain.probe import probe, probe_scenes
 
 probed = probe_scenes(600)
 by_layer = [probe(features, probed) for features in features_of([scene.render() for scene in probed])]

@@ -26,7 +26,7 @@
 
 # %%
 from lessons import plots
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
 
 tokenizer = Tokenizer.from_file("weights/tiny-language")
 merges = tokenizer.spec["model"]["merges"]
@@ -88,7 +88,7 @@ check("bpe")
 # like a play, by a **template**. Vicuna, the language model that LLaVA starts from, was trained with one, and LLaVA keeps it.
 
 # %%
-from minillava.conversation import encode, render
+from minillava.inputs.conversation import encode, render
 
 turns = [("user", "Is there a cat?"), ("assistant", "Yes, there is a cat."), ("user", "Where is it?"), ("assistant", "It is at the top.")]
 for name in ("llava_hf", "v1", "llama_2"):
@@ -183,7 +183,7 @@ import torch
 import torch.nn.functional as F
 
 import minillava
-from minillava.loop import supervised_logits
+from minillava.training.run import supervised_logits
 
 model, processor = minillava.load("weights/tiny", device="cpu", dtype="float32")
 scene = sample_scene(4, "val")

@@ -18,10 +18,10 @@
 import torch
 
 import minillava
-from minillava.conversation import encode
-from minillava.loop import next_token_loss
-from minillava.pretrain import scene_conversation
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.conversation import encode
+from minillava.training.run import next_token_loss
+from minillava.pretrain.language import scene_conversation
+from minillava.inputs.tokenizer import Tokenizer
 
 language_model = minillava.load_language_model("weights/tiny-language", device="cpu", dtype="float32")
 tokenizer = Tokenizer.from_file("weights/tiny-language")

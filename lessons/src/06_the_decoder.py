@@ -26,12 +26,12 @@ import torch
 
 import minillava
 from lessons import plots
-from minillava.conversation import encode
+from minillava.inputs.conversation import encode
 from minillava.data.facts import a
 from minillava.data.scene_in_words import in_words
 from minillava.data.scenes import NAMES, sample_scene
 from minillava.language_model import rms_norm
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
 
 model = minillava.load_language_model("weights/tiny-language", device="cpu", dtype="float32")
 tokenizer = Tokenizer.from_file("weights/tiny-language")
@@ -103,7 +103,7 @@ check("rms_norm")
 # %%
 import torch.nn.functional as F
 
-from minillava.pretrain import scene_conversation
+from minillava.pretrain.language import scene_conversation
 
 gates, seen = [[] for _ in model.layers], []
 hooks = [
@@ -336,7 +336,7 @@ import json
 import math
 from pathlib import Path
 
-from minillava.pretrain import name_list
+from minillava.pretrain.language import name_list
 
 for speaker, text in name_list(0, as_questions=False) + name_list(1, as_questions=True)[:4]:
     print(f"{speaker:9}  {text!r}")

@@ -178,7 +178,7 @@ draw_words(nearest_words(stage_1, inputs["pixel_values"]), "The picture with the
 # language model finds likeliest.
 
 # %%
-from minillava.conversation import encode
+from minillava.inputs.conversation import encode
 from minillava.data.scenes import NAMES
 
 tokenizer = processor.tokenizer
@@ -249,7 +249,7 @@ print(f"mean length of a word's vector {word_length:.1f}, of a projected patch {
 # than `python -m minillava.eval.probe` takes, so all figures are lower than in `weights/README.md`. Compare them with one another.)
 
 # %%
-from minillava.eval.probe import patch_features, probe, probe_scenes
+from minillava.pretrain.probe import patch_features, probe, probe_scenes
 
 scenes = probe_scenes(1000)
 tower_features = patch_features(new.vision_tower, scenes)  # (1000, 49, 192)

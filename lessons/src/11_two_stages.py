@@ -63,7 +63,7 @@ for stage, name in ((1, "stage 1"), (2, "stage 2")):
 # One picture, as it is told of in each stage:
 
 # %%
-from minillava.data.dataset import SceneSamples
+from minillava.training.samples import SceneSamples
 
 captions, conversations = SceneSamples(stage=1), SceneSamples(stage=2)
 sample_1, sample_2 = captions[8], conversations[8]  # two samples about one scene
@@ -86,7 +86,7 @@ for role, text in sample_2.turns:
 # (lesson 04 drew which those are).
 
 # %%
-from minillava.loop import next_token_loss, supervised_logits
+from minillava.training.run import next_token_loss, supervised_logits
 
 print(inspect.getsource(next_token_loss))
 print(inspect.getsource(supervised_logits))
@@ -120,7 +120,7 @@ with torch.inference_mode():
 # gradients, then half a cosine down to zero.
 
 # %%
-from minillava.loop import learning_rate
+from minillava.training.run import learning_rate
 
 figure, axes = plots.new(height=2.8)
 for stage, color in ((1, plots.BLUE), (2, plots.ORANGE)):
@@ -209,7 +209,7 @@ for question in asked:
 # And the same as figures, on 40 scenes that were never trained on. For the two trained models they stand in the last line of `metrics.jsonl`:
 
 # %%
-from minillava.eval.scenes import TITLES, cases, score_pictures
+from minillava.training.scoring import TITLES, cases, score_pictures
 
 scores = {"nothing": score_pictures(new, processor, cases("val", 40)), "stage 1": scores_1[-1], "stage 2": scores_2[-1]}
 kinds = [kind for kind in TITLES if all(kind in row for row in scores.values())]

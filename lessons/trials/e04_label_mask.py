@@ -3,7 +3,7 @@
 import torch
 
 from lessons.trials.base import SEEDS, Case, Property, draw, integers
-from minillava.conversation import IGNORE_INDEX
+from minillava.inputs.conversation import IGNORE_INDEX
 
 
 def cases():

@@ -16,7 +16,7 @@ from lessons.trials.base import (
     integers,
     random,
 )
-from minillava.conversation import IGNORE_INDEX
+from minillava.inputs.conversation import IGNORE_INDEX
 
 
 class SmallLanguageModel:

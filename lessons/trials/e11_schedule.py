@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from lessons.trials.base import Case, Property, draw, integers
-from minillava.loop import LoopConfig
+from minillava.training.run import LoopConfig
 
 
 def cases():

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from minillava.arguments import Parser
 from minillava.bench.measure import matmul_peak, synchronize
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.conversation import IGNORE_INDEX, Encoded
-from minillava.data.dataset import LengthGroups, collate
 from minillava.distributed import place
 from minillava.errors import UserError
-from minillava.loop import LoopConfig, autocast, make_optimizers, product_dtype
+from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.model import Llava
 from minillava.training import loss, set_trainable
 from minillava.training.packing import Packs, collate_rows
 from minillava.training.precision import held_types
+from minillava.training.run import LoopConfig, autocast, make_optimizers, product_dtype
+from minillava.training.samples import LengthGroups, collate
 from minillava.weights import LAYOUTS, find_device, rename
 
 CONFIG = LlavaConfig(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from minillava.conversation import Turn
 from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, counted, names_text, pick, plural, sentence, shuffled, swap, there
 from minillava.data.scenes import GROUP_OF, GROUPS, OPPOSITE, Scene
+from minillava.inputs.conversation import Turn
 
 CAN_FLY = {
     "helicopter": "it is built to fly",

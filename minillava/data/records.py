@@ -6,9 +6,9 @@ A file is a JSON list, or one object a line (JSONL); UTF-8, 16 or 32, with or wi
 import json
 from pathlib import Path
 
-from minillava.conversation import Turn
 from minillava.errors import UserError
 from minillava.files import parse_json, read_file
+from minillava.inputs.conversation import Turn
 
 SPEAKERS = {"human": "user", "gpt": "assistant"}
 

@@ -17,15 +17,23 @@ from pathlib import Path
 
 import torch
 
-from minillava import pretrain, weights
+from minillava import weights
 from minillava.arguments import Parser
 from minillava.errors import UserError, run
-from minillava.eval.probe import probe_tower
-from minillava.eval.scenes import cases, score_in_words, score_pictures
 from minillava.files import write_atomically
-from minillava.loop import LoopConfig
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
+from minillava.pretrain.language import (
+    LOOK_UP,
+    SCENES_IN_WORDS,
+    learn_scenes,
+    learn_to_look_up,
+    new_language_model,
+)
+from minillava.pretrain.probe import probe_tower
+from minillava.pretrain.vision import SCENES_AND_PHRASES, ContrastivePair, learn_phrases
 from minillava.training import STAGES, TrainConfig, train
+from minillava.training.run import LoopConfig
+from minillava.training.scoring import cases, score_in_words, score_pictures
 
 Figures = dict[str, float]
 SCENES, PROBED = 50, 600
@@ -68,11 +76,11 @@ def stage2_alone(out: Path) -> Figures:
 def tower(out: Path, waves: bool) -> Figures:
     tokenizer = Tokenizer.from_file(weights.find_folder("weights/tiny-vision"))
     torch.manual_seed(0)
-    pair = pretrain.ContrastivePair(tokenizer)
+    pair = ContrastivePair(tokenizer)
     if not waves:
         torch.nn.init.normal_(pair.vision_tower.embeddings.position_embedding.weight, std=0.02)
-    settings = {**pretrain.SHARED, **pretrain.RECIPES["vision"], "max_steps": 80, "batch_size": 48, "out": str(out)}
-    pretrain.learn_phrases(pair, tokenizer, LoopConfig(**settings))
+    settings = {**SCENES_AND_PHRASES, "max_steps": 80, "batch_size": 48, "out": str(out)}
+    learn_phrases(pair, tokenizer, LoopConfig(**settings))
     return {f"probe: {what}": figure for what, figure in probe_tower(weights.load_vision_tower(out), count=PROBED).items()}
 
 
@@ -80,12 +88,12 @@ def language(out: Path, look_up: bool) -> Figures:
     """Scenes in words for 80 steps, after the look-up lesson or without it."""
     tokenizer = Tokenizer.from_file(weights.find_folder("weights/tiny-language"))
     torch.manual_seed(0)
-    model = pretrain.new_language_model(tokenizer)
+    model = new_language_model(tokenizer)
     if look_up:
-        settings = {**pretrain.SHARED, **pretrain.RECIPES["look-up"], "batch_size": 64, "out": str(out / "look-up")}
-        pretrain.learn_to_look_up(model, tokenizer, LoopConfig(**settings))
-    settings = {**pretrain.SHARED, **pretrain.RECIPES["language"], "max_steps": 80, "save_every": 80, "out": str(out)}
-    pretrain.learn_scenes(model, tokenizer, LoopConfig(**settings))
+        settings = {**LOOK_UP, "batch_size": 64, "out": str(out / "look-up")}
+        learn_to_look_up(model, tokenizer, LoopConfig(**settings))
+    settings = {**SCENES_IN_WORDS, "max_steps": 80, "save_every": 80, "out": str(out)}
+    learn_scenes(model, tokenizer, LoopConfig(**settings))
     return in_percent(score_in_words(model, tokenizer, cases("val", SCENES), "prose"), ("existence", "count_of"))
 
 

@@ -28,10 +28,10 @@ from minillava.data.questions import questions
 from minillava.data.scene_records import png
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError, run
-from minillava.eval.answer import answer_all
-from minillava.eval.scenes import Case
 from minillava.files import read_json, write_atomically
+from minillava.generation import answer_all
 from minillava.training import STAGES, TrainConfig, train
+from minillava.training.scoring import Case
 
 ROWS: dict[str, tuple[str, ...]] = {
     "all three kinds": ("conversation", "detail", "reasoning"),

@@ -21,24 +21,24 @@ from torch.utils.checkpoint import checkpoint
 
 from minillava import weights
 from minillava.arguments import option
-from minillava.chunked_loss import MANY_LOGITS, chunked_loss
 from minillava.config import LlavaConfig
-from minillava.data.dataset import JsonSamples, SceneSamples
 from minillava.distributed import gathered, is_first, place, processes, rank, together, world_size
 from minillava.errors import UserError
-from minillava.eval.scenes import cases, score_pictures
 from minillava.generation import stream
-from minillava.loop import LoopConfig, autocast, fit, next_token_loss, product_dtype
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.lora import add_lora
 from minillava.model import Llava
-from minillava.processor import Processor
 from minillava.projector import Projector
-from minillava.tokenizer import Tokenizer
 from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
+from minillava.training.loss import MANY_LOGITS, chunked_loss
 from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES, STAGES, change_trainable, steps_of
+from minillava.training.run import LoopConfig, autocast, fit, next_token_loss, product_dtype
+from minillava.training.samples import JsonSamples, SceneSamples
+from minillava.training.scoring import cases, score_pictures
 from minillava.training.validation import Validation, split
 from minillava.vision import VisionTransformer
 from minillava.weights.adapter import save_adapter

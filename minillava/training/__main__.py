@@ -3,8 +3,8 @@
 import sys
 
 from minillava.arguments import Parser, add_flags, from_flags
+from minillava.bench.plan import PlanConfig, report
 from minillava.errors import run
-from minillava.training.plan import PlanConfig, report
 
 
 def parser() -> Parser:

@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from minillava.config import LlavaConfig
-from minillava.conversation import IGNORE_INDEX, Encoded, encode
-from minillava.data.dataset import Epochs, LengthGroups
 from minillava.distributed import gather_objects, is_first, rank, together, world_size
 from minillava.errors import UserError
 from minillava.files import write_atomically
-from minillava.processor import Processor
+from minillava.inputs.conversation import IGNORE_INDEX, Encoded, encode
+from minillava.inputs.processor import Processor
 from minillava.training.features import FeatureCache
 from minillava.training.lockstep import Part, in_step
 from minillava.training.packing import Packs, collate_rows
+from minillava.training.samples import Epochs, LengthGroups
 
 GROUP = 8  # steps whose samples are sorted by length, or packed, together
 

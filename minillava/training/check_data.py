@@ -15,13 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from minillava.anyres import Tiling
-from minillava.conversation import Turn, encode, render
-from minillava.data.dataset import Epochs, FolderListings, JsonSamples, LengthGroups, turns_and_picture
 from minillava.data.records import read_records
 from minillava.errors import UserError, shortened
-from minillava.image import open_image
-from minillava.processor import Processor
+from minillava.inputs.conversation import Turn, encode, render
+from minillava.inputs.image import open_image
+from minillava.inputs.processor import Processor
 from minillava.training.batches import make_groups, supervised, truncated
+from minillava.training.samples import Epochs, FolderListings, JsonSamples, LengthGroups, turns_and_picture
 from minillava.training.validation import is_held_out
 
 

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from minillava.distributed import is_first, rank, together, world_size
 from minillava.errors import UserError
 from minillava.files import read_file, write_atomically
-from minillava.image import open_image
-from minillava.loop import autocast, product_dtype
+from minillava.inputs.image import open_image
+from minillava.inputs.processor import Processor
 from minillava.model import Llava
-from minillava.processor import Processor
+from minillava.training.run import autocast, product_dtype
 
 VERSION = 1  # to be raised when the tower or the preprocessing computes something else from the same files
 SHARD_BYTES, AT_ONCE = 1 << 28, 32  # what a file holds at most, and how many pictures the tower looks at together

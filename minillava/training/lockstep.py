@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minillava.config import LlavaConfig
-from minillava.conversation import IGNORE_INDEX
 from minillava.distributed import gather, world_size
-from minillava.training.accumulation import micro_batches, num_supervised, pictures_of
+from minillava.inputs.conversation import IGNORE_INDEX
+from minillava.training.tensors import micro_batches, num_supervised, pictures_of
 
 Part = tuple[dict[str, Tensor], int]
 

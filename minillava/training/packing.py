@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minillava.conversation import IGNORE_INDEX, Encoded
-from minillava.data.dataset import LengthGroups, collate, evenly_cut
+from minillava.inputs.conversation import IGNORE_INDEX, Encoded
+from minillava.training.samples import LengthGroups, collate, evenly_cut
 
 
 def pack(samples: list, length: Callable[[object], int], capacity: int, multiple: int = 1) -> list[list]:

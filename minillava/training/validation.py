@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minillava.conversation import Encoded
-from minillava.data.dataset import JsonSamples, evenly_cut
 from minillava.data.records import picture_name
 from minillava.distributed import gather, is_first
 from minillava.errors import UserError
-from minillava.loop import autocast
+from minillava.inputs.conversation import Encoded
 from minillava.model import Llava
 from minillava.training.batches import Batches
+from minillava.training.run import autocast
+from minillava.training.samples import JsonSamples, evenly_cut
 
 
 def split(samples: JsonSamples, share: float, seed: int) -> tuple[JsonSamples, JsonSamples]:

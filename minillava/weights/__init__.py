@@ -29,14 +29,14 @@ from minillava.config import LlavaConfig
 from minillava.distributed import is_first
 from minillava.errors import UserError, say
 from minillava.files import check_not_git_lfs, given_path, inside, read_file, read_json, write_atomically, write_json
-from minillava.generation_config import with_end_tokens
-from minillava.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
+from minillava.inputs.processor import Processor
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.language_model import LanguageModel
 from minillava.lora import merged_state
 from minillava.model import Llava
-from minillava.processor import Processor
-from minillava.tokenizer import Tokenizer
 from minillava.vision import VisionTransformer
+from minillava.weights.generation_config import with_end_tokens
+from minillava.weights.hf_config import read_config, read_text_config, read_vision_config, write_config, write_text_config, write_vision_config
 from minillava.weights.layouts import IGNORED, LAYOUTS, find_layout, rename
 
 SINGLE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"

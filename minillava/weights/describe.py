@@ -12,12 +12,12 @@ import torch
 
 from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.generation_config import sampling_defaults, with_end_tokens
-from minillava.hf_config import read_text_config, read_vision_config
+from minillava.inputs.processor import Processor
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
-from minillava.processor import Processor
 from minillava.vision import VisionTransformer
+from minillava.weights.generation_config import sampling_defaults, with_end_tokens
+from minillava.weights.hf_config import read_text_config, read_vision_config
 
 
 def describe(path: str | Path, vision: str | Path | None = None) -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from minillava import weights
 from minillava.errors import UserError
-from minillava.hf_config import write_original_config
 from minillava.model import Llava
+from minillava.weights.hf_config import write_original_config
 
 LAYOUTS = ("llava-hf", "original")
 

@@ -14,8 +14,8 @@ from minillava import weights
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
 from minillava.files import write_atomically, write_json
-from minillava.hf_config import CLIP_L_336, read_config, write_config
 from minillava.model import Llava
+from minillava.weights.hf_config import CLIP_L_336, read_config, write_config
 
 SHARD = 5_000_000_000  # bytes at most, as in llava-hf's files
 VICUNA = dict(max_position_embeddings=4096, rms_norm_eps=1e-5, vocab_size=32064)

@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 from minillava.arguments import Parser
-from minillava.conversation import TEMPLATES
 from minillava.data.instruct import card, report, stats
 from minillava.data.instruct.collect import collect, estimate, missing
 from minillava.data.instruct.context import KINDS
@@ -34,6 +33,7 @@ from minillava.data.records import read_records
 from minillava.data.scene_records import png
 from minillava.errors import UserError, run
 from minillava.files import write_atomically
+from minillava.inputs.conversation import TEMPLATES
 
 
 def parser() -> Parser:

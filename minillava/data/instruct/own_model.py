@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from minillava import weights
-from minillava.chat_template import folder_template
-from minillava.conversation import Template, encode, find_template
 from minillava.data.instruct.teacher import Reply, Request
 from minillava.errors import UserError
 from minillava.generation import generate
+from minillava.inputs.chat_template import folder_template
+from minillava.inputs.conversation import Template, encode, find_template
+from minillava.inputs.tokenizer import Tokenizer
 from minillava.language_model import LanguageModel
-from minillava.tokenizer import Tokenizer
 
 
 @dataclass

@@ -14,7 +14,7 @@ from minillava.data.instruct.sources import Picture
 from minillava.data.instruct.stats import count
 from minillava.errors import UserError
 from minillava.files import inside
-from minillava.image import open_image
+from minillava.inputs.image import open_image
 
 WHY = {**REASONS, "noun phrases": "its noun phrases are rare, or frequent and their hundred captions are full"}
 

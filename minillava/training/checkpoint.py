@@ -22,7 +22,7 @@ from torch import Tensor
 from minillava.distributed import as_held, is_first, together, world_size
 from minillava.errors import UserError, say
 from minillava.files import write_atomically
-from minillava.shards import names_in, read_metadata, read_shards, write_shards
+from minillava.training.shards import names_in, read_metadata, read_shards, write_shards
 
 FILE = "checkpoint.safetensors"
 MOST_KEPT = 100

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from minillava.errors import UserError
-from minillava.image import CLIP_MEAN, CLIP_STD
+from minillava.inputs.image import CLIP_MEAN, CLIP_STD
 
 BICUBIC = 3  # PIL's number; 0 nearest, 1 lanczos, 2 bilinear, 4 box, 5 hamming
 KINDS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "LlavaImageProcessor", "LlavaNextImageProcessor")

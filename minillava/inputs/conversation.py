@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from minillava.errors import UserError
-from minillava.tokenizer import Control, Tokenizer
+from minillava.inputs.tokenizer import Control, Tokenizer
 
 IGNORE_INDEX = -100  # the label that cross entropy leaves out
 IMAGE = Control("image")

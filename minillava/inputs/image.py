@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minillava.errors import UserError
 from minillava.files import given_path, read_file
-from minillava.image_file import UnclearPixels, decode, to_rgb
+from minillava.inputs.image_file import UnclearPixels, decode, to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

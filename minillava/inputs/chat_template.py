@@ -11,9 +11,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from minillava.conversation import TEMPLATES, Template, render
 from minillava.errors import say
 from minillava.files import read_file, read_json
+from minillava.inputs.conversation import TEMPLATES, Template, render
 
 TURNS = [("user", "What is one?"), ("assistant", "It is two."), ("user", "Why three?")]
 RENDERER = Path(__file__).with_name("render_jinja.py")

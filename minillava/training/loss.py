@@ -8,7 +8,7 @@ forgotten before the next.
 import torch
 from torch import Tensor
 
-from minillava.conversation import IGNORE_INDEX
+from minillava.inputs.conversation import IGNORE_INDEX
 
 MANY_LOGITS = 1 << 25  # logits, supervised or not, from which it is worth the trouble
 CHUNK = 1 << 23  # logits that are held at once: 32 MB in float32

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minillava.conversation import IGNORE_INDEX, Encoded, Turn
 from minillava.data.questions import caption_request, conversation
 from minillava.data.records import picture_name, read_records, read_turns, without_mark
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.files import check_name
+from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn
 
 
 @dataclass(frozen=True)

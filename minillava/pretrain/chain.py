@@ -17,11 +17,13 @@ from datetime import date
 from pathlib import Path
 
 from minillava import weights
-from minillava.checkpoint import FILE as CHECKPOINT
+from minillava.data.scene_in_words import FORMS
 from minillava.errors import UserError
-from minillava.eval import probe, scenes
 from minillava.files import write_atomically
-from minillava.tokenizer import Tokenizer
+from minillava.inputs.tokenizer import Tokenizer
+from minillava.pretrain import probe
+from minillava.training import scoring
+from minillava.training.checkpoint import FILE as CHECKPOINT
 
 COMMANDS = {
     "vision": "python -m minillava.pretrain vision --out {out}/vision",
@@ -89,8 +91,8 @@ def measure_vision(folder: Path) -> tuple[dict, str]:
 
 def measure_language(folder: Path) -> tuple[dict, str]:
     model, tokenizer = weights.load_language_model(folder), Tokenizer.from_file(folder)
-    asked = scenes.cases("val", SCENES)
-    figures = {f"as {form}": scenes.score_in_words(model, tokenizer, asked, form) for form in scenes.FORMS}
+    asked = scoring.cases("val", SCENES)
+    figures = {f"as {form}": scoring.score_in_words(model, tokenizer, asked, form) for form in FORMS}
     return figures, below(figures["as prose"], {"existence": 0.95, "color": 0.95, "count": 0.9})
 
 
@@ -98,18 +100,18 @@ def measure_stage1(folder: Path) -> tuple[dict, str]:
     model, processor = weights.load(folder)
     figures = {
         "projector": probe.probe_tower(model.vision_tower, model.projector, PROBE_SCENES),
-        "stage 1 only": scenes.score_pictures(model, processor, scenes.cases("val", SCENES)),
+        "stage 1 only": scoring.score_pictures(model, processor, scoring.cases("val", SCENES)),
     }
     return figures, below(figures["projector"], {"name": 90, "row": 90, "column": 90}) or below(figures["stage 1 only"], {"list": 0.6})
 
 
 def measure_stage2(folder: Path) -> tuple[dict, str]:
     model, processor = weights.load(folder)
-    asked = scenes.cases("val", SCENES)
+    asked = scoring.cases("val", SCENES)
     figures = {
-        "sees": scenes.score_pictures(model, processor, asked),
-        "unseen pairs": scenes.score_pictures(model, processor, scenes.cases("pairs", SCENES)),
-        "blind": scenes.score_pictures(model, processor, asked, blind=True),
+        "sees": scoring.score_pictures(model, processor, asked),
+        "unseen pairs": scoring.score_pictures(model, processor, scoring.cases("pairs", SCENES)),
+        "blind": scoring.score_pictures(model, processor, asked, blind=True),
     }
     return figures, below(figures["sees"], {"existence": 0.95, "list": 0.85, "count": 0.9, "where": 0.85})
 
@@ -156,7 +158,7 @@ def thinned(metrics: str) -> str:
 
 def page(report: dict) -> str:
     """weights/README.md: what each folder is, the commands and their minutes, and the tables."""
-    asked = scenes.cases("val", SCENES)
+    asked = scoring.cases("val", SCENES)
     what = {
         "vision": "CLIP ViT: 6 layers of 192, 3 heads, 112 px, patches of 16 px; from pictures and phrases",
         "language": "LLaMA: 5 layers of 256, 4 heads, 2 key/value heads; from text alone",
@@ -201,14 +203,14 @@ Percent of held-out objects whose name, row and column (of 7) a linear probe rea
 Percent right when it reads of {SCENES} held-out scenes as prose or as a map of 7 x 7 words
 (`python -m minillava.eval.scenes --language weights/tiny-language --scenes {SCENES}`):
 
-{scenes.table(report["language"]["figures"], asked)}
+{scoring.table(report["language"]["figures"], asked)}
 
 ## What the whole model sees
 
 Percent right on pictures of {SCENES} held-out scenes of 1 to 4 objects; "unseen pairs" are scenes with two things that never stood in one training
 scene; "blind" is the same model shown a grey picture (`python -m minillava.eval.scenes --scenes {SCENES}`):
 
-{scenes.table(seen, asked)}
+{scoring.table(seen, asked)}
 """
 
 

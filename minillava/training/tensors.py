@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minillava.anyres import Tiling
 from minillava.config import LlavaConfig
-from minillava.conversation import IGNORE_INDEX
+from minillava.inputs.conversation import IGNORE_INDEX
 
 
 def micro_batches(batch: dict[str, Tensor], size: int, config: LlavaConfig) -> Iterator[dict[str, Tensor]]:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from minillava.arguments import expect, option
-from minillava.chunked_loss import CHUNK
 from minillava.config import LlavaConfig
 from minillava.errors import UserError
-from minillava.hf_config import read_config
 from minillava.lora import LoRALinear, add_lora
 from minillava.model import Llava
+from minillava.training.loss import CHUNK
 from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES, Stage, steps_of
+from minillava.weights.hf_config import read_config
 from minillava.weights.random import SIZES
 
 A100 = 312.0  # TFLOP/s of bfloat16

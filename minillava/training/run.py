@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minillava.arguments import expect, option
-from minillava.checkpoint import MOST_KEPT, load_checkpoint, save_checkpoint
-from minillava.conversation import IGNORE_INDEX
 from minillava.distributed import gather, is_first, together, whole
 from minillava.errors import UserError
 from minillava.files import write_atomically
-from minillava.muon import Muon
+from minillava.inputs.conversation import IGNORE_INDEX
+from minillava.training.checkpoint import MOST_KEPT, load_checkpoint, save_checkpoint
+from minillava.training.optimizers import Muon
 
 
 @dataclass(frozen=True)

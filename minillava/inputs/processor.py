@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from minillava.anyres import Tiling, cut_views
-from minillava.chat_template import folder_template
 from minillava.config import LlavaConfig
-from minillava.conversation import TEMPLATES, Template, Turn, encode, find_template
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
-from minillava.image import CLIP_MEAN, CLIP_STD, open_image, preprocess
-from minillava.image_settings import BICUBIC, read_image_settings
-from minillava.tokenizer import CONTROL_TOKENS, Tokenizer
+from minillava.inputs.chat_template import folder_template
+from minillava.inputs.conversation import TEMPLATES, Template, Turn, encode, find_template
+from minillava.inputs.image import CLIP_MEAN, CLIP_STD, open_image, preprocess
+from minillava.inputs.image_settings import BICUBIC, read_image_settings
+from minillava.inputs.tokenizer import CONTROL_TOKENS, Tokenizer
 
 
 @dataclass(frozen=True)
