@@ -43,17 +43,24 @@ class Conversation:
 
     def look_at(self, picture) -> None:
         """Begin anew with this picture, or with none."""
-        self.image_inputs, self.image_tokens = self.processor.image_inputs(picture), self.processor.count_image_tokens(picture)
+        self.image_inputs, self.image_tokens = (
+            self.processor.image_inputs(picture),
+            self.processor.count_image_tokens(picture),
+        )
         self.cached: list[int] = []  # the ids whose keys and values the cache holds
         self.lost_picture = False  # in a pipe: an /image failed, so that what follows would be about the wrong picture
         self.reset()
 
     def reset(self) -> None:
-        """Forget the turns. The cache may stay: the picture, and whatever a next prompt has in common with it, is not run again."""
+        """Forget the turns. The cache may stay: the picture, and whatever a next prompt has in common with it, is not
+        run again.
+        """
         self.turns: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Iterator[str]:
-        """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the question is withdrawn."""
+        """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the
+        question is withdrawn.
+        """
         ids, said = self._prompt(question), []
         self.cache.truncate(common_prefix(self.cached, ids))
         try:
@@ -66,16 +73,22 @@ class Conversation:
     def _prompt(self, question: str) -> list[int]:
         """The ids of the whole conversation up to where the answer begins."""
         processor, turns = self.processor, [*self.turns, ("user", question)]
-        ids = encode(processor.tokenizer, processor.template, turns, self.image_tokens, add_generation_prompt=True).input_ids
+        ids = encode(
+            processor.tokenizer, processor.template, turns, self.image_tokens, add_generation_prompt=True
+        ).input_ids
         if len(ids) >= self.cache.capacity:
             remedy = "/reset starts a new conversation" if self.turns else "ask something shorter"
             length = f"{len(ids)} tokens long, with its picture,"
-            raise UserError(f"The conversation would be {length} but the model's context is {self.cache.capacity}; {remedy}.")
+            raise UserError(
+                f"The conversation would be {length} but the model's context is {self.cache.capacity}; {remedy}."
+            )
         return ids
 
     def _ids(self, ids: list[int], said: list[int]) -> Iterator[int]:
         """The answer's ids, each noted in `said` as it comes."""
-        for token_id in generate(self.model, torch.tensor([ids]), **self.image_inputs, cache=self.cache, **self.options):
+        for token_id in generate(
+            self.model, torch.tensor([ids]), **self.image_inputs, cache=self.cache, **self.options
+        ):
             said.append(token_id)
             yield token_id
 
@@ -96,9 +109,12 @@ def show(pieces: Iterable[str]) -> None:
     print()
 
 
-# ---------------------------------------------------------------------------------------------------------------- the conversation
+# ------------------------------------------------------------ the conversation
 def converse(conversation: Conversation) -> int:
-    """Questions from the terminal or a pipe, until it ends; the exit status. A mistake costs one line, not the conversation."""
+    """Questions from the terminal or a pipe, until it ends; the exit status.
+
+    A mistake costs one line, not the conversation.
+    """
     terminal, status = sys.stdin.isatty(), 0
     sys.stdin.reconfigure(errors="replace")  # bytes that are no text are a question like any other
     if terminal:
@@ -160,24 +176,46 @@ def use_readline() -> None:
         import readline  # noqa: F401  (its import changes input())
 
 
-# ---------------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------ the command
 def parser() -> Parser:
-    parser = Parser(prog="chat.py", description="Talk with a LLaVA about a picture. Without a question: a conversation.")
+    parser = Parser(
+        prog="chat.py", description="Talk with a LLaVA about a picture. Without a question: a conversation."
+    )
     add = parser.add_argument
     add("question", nargs="?", help="one question; the answer alone is printed")
     add("--image", action="append", help="the picture: a file or an http(s) URL")
-    add("--weights", default="weights/tiny", help="a weights folder, or ORG/NAME of the Hub, fetched once (default weights/tiny)")
+    add(
+        "--weights",
+        default="weights/tiny",
+        help="a weights folder, or ORG/NAME of the Hub, fetched once (default weights/tiny)",
+    )
     add("--vision", help="the folder of the CLIP whose tower to take, for the original LLaVA-1.5, which holds none")
     add("--template", help=f"how turns are written: {', '.join(TEMPLATES)} (default: the folder's own)")
     add("--max-new-tokens", type=int, default=256, help="an answer ends after this many tokens (default 256)")
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token always; higher is more varied (default 0)")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 takes the likeliest token always; higher is more varied (default 0)",
+    )
     add("--top-k", type=int, default=0, help="draw from the K likeliest tokens only (default 0: from all)")
-    add("--top-p", type=float, default=1.0, help="draw from the likeliest tokens that reach this probability together (default 1)")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw from the likeliest tokens that reach this probability together (default 1)",
+    )
     add("--seed", type=int, help="makes what is drawn repeatable")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--attention", default="auto", help="auto, eager, sdpa or triton")
-    add("--with", dest="parts", metavar="EXERCISE.py", action="append", help="run on a student's part, as lessons/exercises/e05_rope.py; repeatable")
+    add(
+        "--with",
+        dest="parts",
+        metavar="EXERCISE.py",
+        action="append",
+        help="run on a student's part, as lessons/exercises/e05_rope.py; repeatable",
+    )
     return parser
 
 
@@ -199,7 +237,9 @@ def talk(flags) -> None:
     if flags.template is not None:
         find_template(flags.template)
     if len(flags.image or ()) > 1:
-        raise UserError(f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image.")
+        raise UserError(
+            f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image."
+        )
     picture = open_image(flags.image[0]) if flags.image else None
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
     folder = folder_or_download(flags.weights)

@@ -17,7 +17,9 @@ def main() -> None:
 
     parser = Parser(prog="train.py", description=__doc__)
     add_flags(parser, TrainConfig)
-    parser.add_argument("--with", dest="parts", metavar="EXERCISE.py", action="append", help="run on a student's part; repeatable")
+    parser.add_argument(
+        "--with", dest="parts", metavar="EXERCISE.py", action="append", help="run on a student's part; repeatable"
+    )
     flags = parser.parse_args()
     if flags.stage is None:
         raise UserError("say which stage: --stage 1 (feature alignment) or --stage 2 (visual instruction tuning)")

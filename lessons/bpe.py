@@ -1,8 +1,8 @@
-"""Byte-pair encoding by hand: the merge loop that the product leaves to the `tokenizers` library, and a tokenizer that runs on it.
+"""Byte-pair encoding by hand: the merge loop that the product leaves to the `tokenizers` library, and a tokenizer that
+runs on it.
 
-The library still cuts the text into words ("▁cat") and turns unknown characters into bytes; `merge_pieces` makes tokens of each word.
-Source: Neural Machine Translation of Rare Words with Subword Units (arXiv 1508.07909), section 3.2.
-"""
+The library still cuts the text into words ("▁cat") and turns unknown characters into bytes; `merge_pieces` makes tokens
+of each word. Source: Neural Machine Translation of Rare Words with Subword Units (arXiv 1508.07909), section 3.2."""
 
 from itertools import groupby, pairwise
 
@@ -30,13 +30,18 @@ def encode(tokenizer, parts) -> tuple[list[int], list[tuple[int, int]]]:
 
     parts = [parts] if isinstance(parts, str) else parts
     text = "".join(tokenizer._character_of(p) if isinstance(p, Control) else p.translate(NO_CONTROL) for p in parts)
-    encoding, ranks, vocabulary = tokenizer._inner.encode(text, add_special_tokens=False), merge_ranks(tokenizer), tokenizer.spec["model"]["vocab"]
+    encoding, ranks, vocabulary = (
+        tokenizer._inner.encode(text, add_special_tokens=False),
+        merge_ranks(tokenizer),
+        tokenizer.spec["model"]["vocab"],
+    )
     ids, offsets = [], []
     rows = zip(encoding.word_ids, encoding.tokens, encoding.ids, encoding.offsets, strict=True)
     for _, word in groupby(rows, lambda row: row[0]):
         word = list(word)
         pieces = [token for _, token, _, _ in word]
-        if any(piece not in vocabulary or piece.startswith("<") for piece in pieces):  # a control token, or the bytes of an unknown character
+        # a control token, or the bytes of an unknown character
+        if any(piece not in vocabulary or piece.startswith("<") for piece in pieces):
             ids += [tokenizer._official_id.get(i, i) for _, _, i, _ in word]
             offsets += [span for *_, span in word]
             continue

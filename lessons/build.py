@@ -1,15 +1,16 @@
-"""Makes the notebooks: lessons/src/NN_name.py (jupytext's percent format) is run from top to bottom and becomes lessons/NN_name.ipynb.
+"""Makes the notebooks: lessons/src/NN_name.py (jupytext's percent format) is run from top to bottom and becomes
+lessons/NN_name.ipynb.
 
     python -m lessons.build              # all lessons
     python -m lessons.build 03 05        # these
     python -m lessons.build --prose 03   # new text around the old outputs, without running: only if the code is unchanged
     python -m lessons.build --check      # runs nothing; fails if a notebook is not what its source says
 
-After the title (the first cell, markdown) the build puts two cells that are the same in every lesson: the one that installs in Colab and goes to the
-repository's root, and the one that draws what is built so far. A source contains neither. It says `from lessons import plots` for itself.
-A notebook is written only if no cell raises, and it stays under MAX_KB and MAX_SECONDS. Building twice gives the same bytes wherever the results are
-the same: what changes from run to run (cell ids, times, the machine's Python) is taken out.
-"""
+After the title (the first cell, markdown) the build puts two cells that are the same in every lesson: the one that
+installs in Colab and goes to the repository's root, and the one that draws what is built so far. A source contains
+neither. It says `from lessons import plots` for itself. A notebook is written only if no cell raises, and it stays
+under MAX_KB and MAX_SECONDS. Building twice gives the same bytes wherever the results are the same: what changes from
+run to run (cell ids, times, the machine's Python) is taken out."""
 
 import argparse
 import resource
@@ -28,7 +29,8 @@ LESSONS = Path(__file__).resolve().parent
 ROOT = LESSONS.parent
 MAX_KB, MAX_SECONDS = 600, 90
 SETUP = """\
-# In Colab, clone or upload the project to /content/minillava first; this cell installs what it needs. At home it only goes to the project's folder.
+# In Colab, clone or upload the project to /content/minillava first; this cell installs what it needs. At home it only
+# goes to the project's folder.
 import os
 import subprocess
 import sys
@@ -56,7 +58,9 @@ def sources(numbers: list[str] | None = None) -> list[Path]:
     found = sorted((LESSONS / "src").glob("[0-9][0-9]_*.py"))
     for number in numbers or []:
         if not any(path.name.startswith(f"{number}_") for path in found):
-            raise SystemExit(f"build: there is no lesson {number}; there are {', '.join(path.name[:2] for path in found)}.")
+            raise SystemExit(
+                f"build: there is no lesson {number}; there are {', '.join(path.name[:2] for path in found)}."
+            )
     return [path for path in found if not numbers or path.name[:2] in numbers]
 
 
@@ -95,7 +99,8 @@ def run(notebook) -> tuple[float, str]:
     client.startup_timeout = 20 * MAX_SECONDS  # the machine may be busy
     client.extra_arguments = ["--log-level=ERROR"]
     client.execute()
-    seconds = min(time.monotonic() - began, _children_seconds() - cpu)  # on a busy machine the time on the clock says nothing about the lesson
+    # on a busy machine the time on the clock says nothing about the lesson
+    seconds = min(time.monotonic() - began, _children_seconds() - cpu)
     return seconds, normalize(notebook)
 
 
@@ -136,9 +141,13 @@ def build(source: Path) -> str:
     if kilobytes > MAX_KB:
         raise SystemExit(f"build: {source.name} was not written: {kilobytes:.0f} KB are more than {MAX_KB}.")
     if seconds > MAX_SECONDS:
-        raise SystemExit(f"build: {source.name} was not written: it takes {seconds:.0f} seconds, more than {MAX_SECONDS}.")
+        raise SystemExit(
+            f"build: {source.name} was not written: it takes {seconds:.0f} seconds, more than {MAX_SECONDS}."
+        )
     write_atomically(notebook_path(source), text)
-    return f"{source.stem:24} {seconds:5.1f} s {kilobytes:6.0f} KB" + (f"\n  on stderr, not kept: {errors.strip()}" if errors.strip() else "")
+    return f"{source.stem:24} {seconds:5.1f} s {kilobytes:6.0f} KB" + (
+        f"\n  on stderr, not kept: {errors.strip()}" if errors.strip() else ""
+    )
 
 
 def as_text(notebook) -> str:
@@ -146,11 +155,16 @@ def as_text(notebook) -> str:
 
 
 def reword(source: Path) -> str:
-    """The source's text around the outputs that the notebook has, without running anything. StaleError if the code differs."""
+    """The source's text around the outputs that the notebook has, without running anything.
+
+    StaleError if the code differs.
+    """
     new, old = read_source(source), _read_notebook(source)
     new_code, old_code = code_cells(new), code_cells(old)
     if [cell.source for cell in new_code] != [cell.source for cell in old_code]:
-        raise StaleError(f"the code of {source.name} has changed, so it must run: python -m lessons.build {source.name[:2]}")
+        raise StaleError(
+            f"the code of {source.name} has changed, so it must run: python -m lessons.build {source.name[:2]}"
+        )
     for cell, ran in zip(new_code, old_code):
         cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
     write_atomically(notebook_path(source), as_text(new))
@@ -161,7 +175,9 @@ def check(source: Path) -> None:
     """StaleError if the committed notebook has other cells than its source."""
     new, old = read_source(source), _read_notebook(source)
     if [(cell.cell_type, cell.source) for cell in new.cells] != [(cell.cell_type, cell.source) for cell in old.cells]:
-        raise StaleError(f"{notebook_path(source).name} is not what its source says: python -m lessons.build {source.name[:2]}")
+        raise StaleError(
+            f"{notebook_path(source).name} is not what its source says: python -m lessons.build {source.name[:2]}"
+        )
 
 
 def code_cells(notebook) -> list:
@@ -175,9 +191,13 @@ def _read_notebook(source: Path):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="lessons.build", description="Run the lessons' sources and write their notebooks.")
+    parser = argparse.ArgumentParser(
+        prog="lessons.build", description="Run the lessons' sources and write their notebooks."
+    )
     parser.add_argument("numbers", nargs="*", metavar="NN", help="the lessons' numbers, such as 03; all without any")
-    parser.add_argument("--check", action="store_true", help="run nothing, and fail if a notebook is not what its source says")
+    parser.add_argument(
+        "--check", action="store_true", help="run nothing, and fail if a notebook is not what its source says"
+    )
     parser.add_argument("--prose", action="store_true", help="run nothing, and give the notebooks their sources' text")
     flags = parser.parse_args()
     stale = []

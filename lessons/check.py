@@ -1,11 +1,11 @@
 """Check an exercise: `python -m lessons.check rope`, or `check("rope")` in a notebook.
 
-Four steps, a line each: it runs and has the right shape; it equals the definition in lessons/specs.py, or the known mistake is named; its properties
-hold; the whole model runs on it. The last is tried even where an earlier one failed, to hear what the model says with such a part.
+Four steps, a line each: it runs and has the right shape; it equals the definition in lessons/specs.py, or the known
+mistake is named; its properties hold; the whole model runs on it. The last is tried even where an earlier one failed,
+to hear what the model says with such a part.
 
-A student's file may do anything, so it runs in a process of its own, with a time limit and a limit on what it prints. However it ends, nothing of it
-is left running.
-"""
+A student's file may do anything, so it runs in a process of its own, with a time limit and a limit on what it prints.
+However it ends, nothing of it is left running."""
 
 import argparse
 import json
@@ -30,7 +30,8 @@ START = 300  # that Python and PyTorch may take to start, before the student's f
 PRINTED = 100_000  # bytes that a student's file may print
 SHOWN = 1_000  # characters of them that are shown
 MARK = "MINILLAVA_CHECK"  # an environment variable that all processes of a check inherit
-FILES = {file.stem.partition("_")[2]: file for file in sorted(EXERCISES.glob("e[0-9][0-9]_*.py"))}  # {"rope": .../e05_rope.py}
+# {"rope": .../e05_rope.py}
+FILES = {file.stem.partition("_")[2]: file for file in sorted(EXERCISES.glob("e[0-9][0-9]_*.py"))}
 
 
 def check(key: str, file: str | Path | None = None, seconds: float = SECONDS) -> None:
@@ -55,12 +56,24 @@ def report(key: str, file: str | Path | None = None, seconds: float = SECONDS) -
     return right
 
 
-# ---------------------------------------------------------------------------------------------------------------- the guarded process
+# ------------------------------------------------------------ the guarded process
 def examine_file(key: str, path: Path, seconds: float = SECONDS) -> Iterator[dict]:
-    """The lines of the check, {"ok", "text"}, from a process that is ended with all that it started. The time counts once PyTorch is imported."""
+    """The lines of the check, {"ok", "text"}, from a process that is ended with all that it started.
+
+    The time counts once PyTorch is imported.
+    """
     mark = uuid.uuid4().hex
     receive, send = os.pipe()
-    command = [sys.executable, "-m", "lessons.check", key, "--file", str(Path(path).resolve()), "--report-to", str(send)]
+    command = [
+        sys.executable,
+        "-m",
+        "lessons.check",
+        key,
+        "--file",
+        str(Path(path).resolve()),
+        "--report-to",
+        str(send),
+    ]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -175,7 +188,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-# ---------------------------------------------------------------------------------------------------------------- inside of it
+# ------------------------------------------------------------ inside of it
 def _child(key: str, path: str, report_to: int) -> None:
     """Examine the file in this process and report each line as JSON."""
     with suppress(ImportError, ValueError, OSError):

@@ -1,4 +1,5 @@
-"""The README's figure: what becomes of a picture and a question on their way to an answer, with the shapes of the tensors as they really are.
+"""The README's figure: what becomes of a picture and a question on their way to an answer, with the shapes of the
+tensors as they really are.
 
     python -m lessons.data_flow lessons/images/data_flow.png
 """
@@ -47,12 +48,22 @@ def draw(traced: dict, picture: Path = PICTURE, question: str = QUESTION) -> Fig
     axes.set_axis_off()
 
     def box(x, y, width, text, color, height=0.62):
-        axes.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.08", fc=color, ec="#555555", lw=1.2))
+        axes.add_patch(
+            FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.08", fc=color, ec="#555555", lw=1.2)
+        )
         axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=11.5)
 
     def arrow(start, end, label="", dy=0.12):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#333333", "lw": 1.4})
-        axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + dy, label, ha="center", va="bottom", fontsize=9.5, family="monospace")
+        axes.text(
+            (start[0] + end[0]) / 2,
+            (start[1] + end[1]) / 2 + dy,
+            label,
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            family="monospace",
+        )
 
     axes.imshow(Image.open(picture), extent=(0.25, 1.45, 3.15, 4.35), aspect="auto")
     box(3.35, 3.44, 1.75, "vision_tower", BLUE)
@@ -70,7 +81,15 @@ def draw(traced: dict, picture: Path = PICTURE, question: str = QUESTION) -> Fig
     arrow((8.1, 1.72), (8.1, 1.02))
     axes.text(8.2, 1.38, f"inputs_embeds {shape['inputs_embeds']}", va="center", fontsize=9.5, family="monospace")
     keys = shape["keys"]
-    axes.text(9.25, 0.66, f"KV cache\nkeys, values, each\n{keys}", va="center", fontsize=9, family="monospace", color="#555555")
+    axes.text(
+        9.25,
+        0.66,
+        f"KV cache\nkeys, values, each\n{keys}",
+        va="center",
+        fontsize=9,
+        family="monospace",
+        color="#555555",
+    )
     box(3.35, 0.35, 1.75, "sample", GREEN)
     arrow((7.0, 0.66), (5.15, 0.66), f"logits {shape['logits']}")
     arrow((3.3, 0.66), (2.8, 0.66))
@@ -80,7 +99,9 @@ def draw(traced: dict, picture: Path = PICTURE, question: str = QUESTION) -> Fig
 
 def main() -> None:
     parser = Parser(prog="lessons.data_flow", description=__doc__.split("\n")[0])
-    parser.add_argument("out", nargs="?", default=str(ROOT / "lessons" / "images" / "data_flow.png"), help="the PNG to write")
+    parser.add_argument(
+        "out", nargs="?", default=str(ROOT / "lessons" / "images" / "data_flow.png"), help="the PNG to write"
+    )
     flags = parser.parse_args()
     file = io.BytesIO()
     draw(trace()).savefig(file, format="png", dpi=110)

@@ -1,7 +1,7 @@
 """The four steps of a check, in this process: `examine("rope", {target: part})` yields a line for each.
 
-lessons/check.py runs this in a process of its own. Only parts that are known to behave, such as the product's, should be examined directly.
-"""
+lessons/check.py runs this in a process of its own. Only parts that are known to behave, such as the product's, should
+be examined directly."""
 
 import functools
 import math
@@ -26,7 +26,9 @@ STEPS = ("runs, and has the shape", "equals the definition", "its properties hol
 
 @dataclass(frozen=True)
 class Line:
-    """A step's result; `sentence` is what was found, `text` the line as it is printed. Step 0: there is nothing to check yet."""
+    """A step's result; `sentence` is what was found, `text` the line as it is printed. Step 0: there is nothing to
+    check yet.
+    """
 
     step: int
     ok: bool
@@ -71,7 +73,7 @@ def namespace(parts: dict[str, object]) -> SimpleNamespace:
     return SimpleNamespace(**{short(target): part for target, part in parts.items()})
 
 
-# ---------------------------------------------------------------------------------------------------------------- steps 1 and 2
+# ------------------------------------------------------------ steps 1 and 2
 def first_step(key: str, cases: list[Case], names, path) -> tuple[bool, str]:
     """Every function on its first case: does it run, and give the types and shapes of the definition?"""
     for case in cases[:2]:
@@ -113,7 +115,6 @@ def settled(value):
     return value
 
 
-
 def truth_of(case: Case):
     return settled(case.truth())
 
@@ -141,11 +142,16 @@ def mistaken(key: str, mistake) -> list:
 
 def alike(a, b, tolerance: float) -> bool:
     if isinstance(a, Raises) or isinstance(b, Raises):
-        return isinstance(a, Raises) and isinstance(b, Raises) and a.kind == b.kind and (a.kind != "WrongWeights" or a.text == b.text)
+        return (
+            isinstance(a, Raises)
+            and isinstance(b, Raises)
+            and a.kind == b.kind
+            and (a.kind != "WrongWeights" or a.text == b.text)
+        )
     return compare(a, b, tolerance) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------- comparing
+# ------------------------------------------------------------ comparing
 def kind(value) -> str:
     return "a tensor" if isinstance(value, Tensor) else "None" if value is None else f"a {type(value).__name__}"
 
@@ -156,7 +162,11 @@ def compare_shapes(given, truth) -> str | None:
         return None if isinstance(given, Raises) and given.kind == truth.kind else "an error is due"
     if isinstance(given, Raises):
         return f"it raises {given.text}"
-    if isinstance(truth, bool | int | float) and not isinstance(given, Tensor | str) and isinstance(given, bool | int | float):
+    if (
+        isinstance(truth, bool | int | float)
+        and not isinstance(given, Tensor | str)
+        and isinstance(given, bool | int | float)
+    ):
         return None
     if isinstance(truth, tuple | list):
         if not isinstance(given, tuple | list):
@@ -216,7 +226,7 @@ def _compare_tensors(given: Tensor, truth: Tensor, tolerance: float) -> str | No
     return f"it gives {float(a[at]):.5g}{place} where {float(b[at]):.5g} is due"
 
 
-# ---------------------------------------------------------------------------------------------------------------- step 3
+# ------------------------------------------------------------ step 3
 def third_step(properties, names, path) -> tuple[bool, str]:
     try:
         import hypothesis  # noqa: F401

@@ -4,9 +4,9 @@
     python -m lessons.mutate rope sample      # some of them
     python -m lessons.mutate --sample 5       # five mutants of each
 
-A mutant is the solution's source with one operator, comparison, constant, axis or word (cos, sin, ...) changed. Those that the check lets pass are
-survivors; lessons/survivors.json says of each why (most compute the same, and are no mistake), and one without a reason is reported.
-"""
+A mutant is the solution's source with one operator, comparison, constant, axis or word (cos, sin, ...) changed. Those
+that the check lets pass are survivors; lessons/survivors.json says of each why (most compute the same, and are no
+mistake), and one without a reason is reported."""
 
 import argparse
 import ast
@@ -51,10 +51,32 @@ COMPARISONS = {
     ast.In: (ast.NotIn,),
     ast.NotIn: (ast.In,),
 }
-WORDS = {"cos": "sin", "sin": "cos", "argmax": "argmin", "max": "min", "min": "max", "sum": "mean", "mean": "sum", "rsqrt": "sqrt", "sqrt": "exp"}
-WORDS |= {"keys": "values", "values": "keys", "repeat_interleave": "repeat", "layer_norm1": "layer_norm2", "layer_norm2": "layer_norm1"}
+WORDS = {
+    "cos": "sin",
+    "sin": "cos",
+    "argmax": "argmin",
+    "max": "min",
+    "min": "max",
+    "sum": "mean",
+    "mean": "sum",
+    "rsqrt": "sqrt",
+    "sqrt": "exp",
+}
+WORDS |= {
+    "keys": "values",
+    "values": "keys",
+    "repeat_interleave": "repeat",
+    "layer_norm1": "layer_norm2",
+    "layer_norm2": "layer_norm1",
+}
 WORDS |= {"startswith": "endswith", "any": "all", "all": "any"}
-WORDS |= {"input_layernorm": "post_attention_layernorm", "gate_proj": "up_proj", "linear_1": "linear_2", "silu": "gelu", "gelu": "relu"}
+WORDS |= {
+    "input_layernorm": "post_attention_layernorm",
+    "gate_proj": "up_proj",
+    "linear_1": "linear_2",
+    "silu": "gelu",
+    "gelu": "relu",
+}
 
 
 HELPERS = {  # functions of the product that a solution calls, and that the student writes as part of the exercise
@@ -71,7 +93,7 @@ class Mutant:
     source: str
 
 
-# ---------------------------------------------------------------------------------------------------------------- making them
+# ------------------------------------------------------------ making them
 def written(key: str) -> dict[str, object]:
     """{target: object} of all that makes up the solution."""
     return solution(key) | {target: original(target) for target in HELPERS.get(key, ())}
@@ -99,10 +121,14 @@ def _changes(tree: ast.AST) -> Iterator[tuple]:
 
 
 def _walk(node: ast.AST, path: tuple = (), parent: ast.AST | None = None) -> Iterator[tuple]:
-    """(path, node, parent) of whatever may be changed: no docstrings, annotations, defaults of parameters or texts of errors."""
+    """(path, node, parent) of whatever may be changed: no docstrings, annotations, defaults of parameters or texts of
+    errors.
+    """
     yield path, node, parent
     for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns", "args", "exc", "decorator_list") and not (field == "args" and isinstance(node, ast.Call)):
+        if field in ("annotation", "returns", "args", "exc", "decorator_list") and not (
+            field == "args" and isinstance(node, ast.Call)
+        ):
             continue
         for index, child in enumerate(value if isinstance(value, list) else [value]):
             docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
@@ -129,7 +155,11 @@ def _variants(node: ast.AST, parent: ast.AST | None) -> Iterator[ast.AST]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):  # an axis: -1
         value = -node.operand.value
         yield from (ast.Constant(new) for new in (value - 1, value + 1))
-    elif isinstance(node, ast.Constant) and not isinstance(parent, ast.UnaryOp) and not (isinstance(parent, ast.keyword) and parent.arg == "strict"):
+    elif (
+        isinstance(node, ast.Constant)
+        and not isinstance(parent, ast.UnaryOp)
+        and not (isinstance(parent, ast.keyword) and parent.arg == "strict")
+    ):
         if isinstance(node.value, bool):
             yield ast.Constant(not node.value)
         elif isinstance(node.value, int | float):
@@ -138,7 +168,11 @@ def _variants(node: ast.AST, parent: ast.AST | None) -> Iterator[ast.AST]:
         yield changed(attr=WORDS[node.attr])
     elif isinstance(node, ast.Name) and node.id in WORDS and isinstance(node.ctx, ast.Load):
         yield changed(id=WORDS[node.id])
-    elif isinstance(node, ast.List | ast.Tuple) and len(node.elts) == 2 and isinstance(getattr(node, "ctx", None), ast.Load):
+    elif (
+        isinstance(node, ast.List | ast.Tuple)
+        and len(node.elts) == 2
+        and isinstance(getattr(node, "ctx", None), ast.Load)
+    ):
         yield changed(elts=node.elts[::-1])
     elif isinstance(node, ast.IfExp):
         yield from (copy.deepcopy(node.body), copy.deepcopy(node.orelse))
@@ -166,7 +200,7 @@ def _put(tree: ast.AST, path: tuple, new: ast.AST) -> None:
         getattr(node, field)[index] = new
 
 
-# ---------------------------------------------------------------------------------------------------------------- trying them
+# ------------------------------------------------------------ trying them
 def caught(mutant: Mutant, whole: bool = True) -> bool:
     """Does the check fail on it? An endless loop counts."""
     parts = solution(mutant.key)
@@ -181,7 +215,8 @@ def caught(mutant: Mutant, whole: bool = True) -> bool:
         return True
     parts = {target: names[short(target)] for target in parts}
     before = signal.signal(signal.SIGVTALRM, _late)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS * (10 if whole else 1), 1.0)  # and again each second, should someone catch it
+    # and again each second, should someone catch it
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS * (10 if whole else 1), 1.0)
     try:
         if not all(line.ok for line in examine(mutant.key, parts, whole=False)):
             return True
@@ -211,7 +246,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="mutate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("keys", nargs="*", help="exercises (default: all)")
     parser.add_argument("--sample", type=int, help="so many mutants of each exercise, evenly spread")
-    parser.add_argument("--no-model", action="store_true", help="only the first three steps of the check, without the whole model")
+    parser.add_argument(
+        "--no-model", action="store_true", help="only the first three steps of the check, without the whole model"
+    )
     flags = parser.parse_args(argv)
     if unknown := set(flags.keys) - set(FILES):
         raise UserError(f"there is no exercise {min(unknown)!r}; there are {', '.join(FILES)}")
@@ -228,7 +265,9 @@ def main(argv: list[str] | None = None) -> int:
             unexplained += why is None
             print(f"    {mutant.name}, {mutant.change}   ({why or 'NOT EXPLAINED'})", flush=True)
     share = 100 * (total - survived) / total
-    print(f"{total - survived} of {total} caught ({share:.1f}%); {survived - unexplained} survivors explained, {unexplained} not")
+    print(
+        f"{total - survived} of {total} caught ({share:.1f}%); {survived - unexplained} survivors explained, {unexplained} not"
+    )
     return 0 if not unexplained else 1
 
 

@@ -1,11 +1,14 @@
-"""The lessons' figures: one palette, and the few kinds of picture that come again. Every figure is shown by `show(figure, alt)`.
+"""The lessons' figures: one palette, and the few kinds of picture that come again. Every figure is shown by
+`show(figure, alt)`.
 
-`alt` says in a sentence what is to be seen, for those who cannot see it. A figure is 6.4 inches wide unless it must not be, and its letters are 13
-points: on a phone, where it shrinks to 9 centimetres, they can still be read. Two panels side by side are the most; more go below one another.
+`alt` says in a sentence what is to be seen, for those who cannot see it. A figure is 6.4 inches wide unless it must not
+be, and its letters are 13 points: on a phone, where it shrinks to 9 centimetres, they can still be read. Two panels
+side by side are the most; more go below one another.
 
     figure, axes = plots.new(height=3)                # a figure and its axes, as from pyplot.subplots
     plots.show(figure, "A curve that falls.")
-    plots.bars(names, values, alt="Cat has 0.9 ...")  # picture_row, heat_over_picture, heat_row, bars, table and token_rows show themselves
+    # picture_row, heat_over_picture, heat_row, bars, table and token_rows show themselves
+    plots.bars(names, values, alt="Cat has 0.9 ...")
 """
 
 import base64
@@ -21,10 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-ORANGE, BLUE, GREEN, RED, GREY = "#d95f02", "#1f6fb4", "#1b8a5a", "#c0272d", "#8a8a8a"  # apart for the colour-blind, and in grey print
+# apart for the colour-blind, and in grey print
+ORANGE, BLUE, GREEN, RED, GREY = "#d95f02", "#1f6fb4", "#1b8a5a", "#c0272d", "#8a8a8a"
 LIGHT, LIGHT_BLUE, LIGHT_ORANGE = "#eeeeee", "#cfe3f5", "#fbdcc0"
 COLORS = (ORANGE, BLUE, GREEN, RED, GREY)
-SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#ffffff", "#fbdcc0", ORANGE, "#6b2a00"])  # nothing .. much
+# nothing .. much
+SEQUENTIAL = LinearSegmentedColormap.from_list("sequential", ["#ffffff", "#fbdcc0", ORANGE, "#6b2a00"])
 DIVERGING = LinearSegmentedColormap.from_list("diverging", [BLUE, "#ffffff", ORANGE])  # negative .. zero .. positive
 WIDTH, DPI, LARGE = 6.4, 130, 45_000  # inches, dots per inch, bytes from which a picture gets a palette
 CAT = Path(__file__).resolve().parent / "images" / "cat.png"
@@ -58,7 +63,8 @@ def show(figure: Figure, alt: str) -> None:
     picture.save(file, "png", optimize=True)
     if file.tell() > LARGE:
         file = io.BytesIO()
-        picture.quantize(256, kmeans=1, dither=Image.Dither.NONE).save(file, "png", optimize=True)  # a third of the size
+        # a third of the size
+        picture.quantize(256, kmeans=1, dither=Image.Dither.NONE).save(file, "png", optimize=True)
     png = base64.b64encode(file.getvalue()).decode()
     display({"image/png": png, "text/plain": alt}, metadata={"image/png": {"alt": alt, "width": width}}, raw=True)
 
@@ -79,7 +85,7 @@ def alternating(count: int) -> list[str]:
     return [(LIGHT_BLUE, LIGHT_ORANGE)[i % 2] for i in range(count)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------ pictures
 def picture_row(pictures, titles=(), columns: int | None = None, *, alt: str) -> None:
     """Pictures (PIL, or arrays (rows, columns[, 3])) beside one another, `columns` in a row, with a title each."""
     columns = columns or len(pictures)
@@ -96,17 +102,24 @@ def picture_row(pictures, titles=(), columns: int | None = None, *, alt: str) ->
 
 
 def heat_over_picture(picture, weights, title: str = "", *, axes=None, alt: str = "") -> None:
-    """The picture in grey, and over it the weights (rows, columns) of its patches: the more, the more orange. For weights >= 0.
+    """The picture in grey, and over it the weights (rows, columns) of its patches: the more, the more orange. For
+    weights >= 0.
 
     With `axes` it draws into them, and the figure is shown by whoever made it.
     """
     figure, axes = (None, axes) if axes is not None else new(width=3.6, height=3.8)
     weights = np.asarray(weights, dtype=float)
-    picture = picture.convert("RGB") if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture)).convert("RGB")
+    picture = (
+        picture.convert("RGB")
+        if isinstance(picture, Image.Image)
+        else Image.fromarray(np.asarray(picture)).convert("RGB")
+    )
     grey = np.asarray(picture.convert("L"), dtype=float)[..., None] / 255  # (height, width, 1)
     strength = weights / max(weights.max(), 1e-9)
     rows, columns = weights.shape
-    over = np.kron(strength, np.ones((-(-grey.shape[0] // rows), -(-grey.shape[1] // columns))))[: grey.shape[0], : grey.shape[1], None]
+    over = np.kron(strength, np.ones((-(-grey.shape[0] // rows), -(-grey.shape[1] // columns))))[
+        : grey.shape[0], : grey.shape[1], None
+    ]
     paper = 0.5 + 0.5 * grey  # pale, so that the heat stands out
     axes.imshow((paper * (1 - 0.75 * over) + np.array(to_rgb(ORANGE)) * 0.75 * over).clip(0, 1))
     for edge in range(1, rows):
@@ -131,7 +144,8 @@ def heat_row(picture, maps, titles, columns: int = 2, *, alt: str) -> None:
 
 
 def flow(panels: dict, tokens, probabilities, *, alt: str) -> None:
-    """Tensors as thumbnails, two in a row: {title: a picture (height, width, 3) or rows of numbers}; the last panel has bars of the next tokens.
+    """Tensors as thumbnails, two in a row: {title: a picture (height, width, 3) or rows of numbers}; the last panel has
+    bars of the next tokens.
 
     Of rows of numbers each is drawn for itself: what is below its mean is blue, above it orange.
     """
@@ -156,8 +170,10 @@ def flow(panels: dict, tokens, probabilities, *, alt: str) -> None:
     show(figure, alt)
 
 
-# ---------------------------------------------------------------------------------------------------------------- numbers
-def bars(names, values, colors=ORANGE, title: str = "", form: str = "{:.2f}", limit: float | None = None, *, alt: str) -> None:
+# ------------------------------------------------------------ numbers
+def bars(
+    names, values, colors=ORANGE, title: str = "", form: str = "{:.2f}", limit: float | None = None, *, alt: str
+) -> None:
     """Horizontal bars, the first name on top, each with its number at its end."""
     figure, axes = new(height=0.6 + 0.38 * len(names))
     values = [float(value) for value in values]
@@ -174,18 +190,40 @@ def bars(names, values, colors=ORANGE, title: str = "", form: str = "{:.2f}", li
     show(figure, alt)
 
 
-def table(values, texts=None, rows=(), columns=(), title: str = "", colormap=SEQUENTIAL, limits: tuple | None = None, *, alt: str) -> None:
+def table(
+    values,
+    texts=None,
+    rows=(),
+    columns=(),
+    title: str = "",
+    colormap=SEQUENTIAL,
+    limits: tuple | None = None,
+    *,
+    alt: str,
+) -> None:
     """A heat map (rows, columns) with a text in each cell: `texts`, or the numbers themselves."""
     values = np.asarray(values, dtype=float)
     low, high = limits or (np.nanmin(values), np.nanmax(values))
     texts = texts if texts is not None else [[f"{value:.2f}" for value in row] for row in values]
     figure, axes = new(height=0.7 + 0.4 * len(values))
     axes.imshow(values, cmap=colormap, vmin=low, vmax=high, aspect="auto")
-    size = min(12, 82 / max(1, values.shape[1]) / max(1, max(len(str(text)) for row in texts for text in row)) / 0.085 / 1.6)
+    size = min(
+        12, 82 / max(1, values.shape[1]) / max(1, max(len(str(text)) for row in texts for text in row)) / 0.085 / 1.6
+    )
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
-            background = colormap((values[i, j] - low) / max(high - low, 1e-9)) if np.isfinite(values[i, j]) else (1, 1, 1)
-            axes.text(j, i, text, ha="center", va="center", fontsize=size, color="black" if np.mean(background[:3]) > 0.45 else "white")
+            background = (
+                colormap((values[i, j] - low) / max(high - low, 1e-9)) if np.isfinite(values[i, j]) else (1, 1, 1)
+            )
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=size,
+                color="black" if np.mean(background[:3]) > 0.45 else "white",
+            )
     axes.set_xticks(range(values.shape[1]), columns or [""] * values.shape[1])
     axes.set_yticks(range(values.shape[0]), rows or [""] * values.shape[0])
     axes.xaxis.tick_top()
@@ -195,14 +233,15 @@ def table(values, texts=None, rows=(), columns=(), title: str = "", colormap=SEQ
     show(figure, alt)
 
 
-# ---------------------------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------ tokens
 def token_texts(tokenizer, ids) -> list[str]:
     """What each token id stands for, alone."""
     return [tokenizer.decode([i], skip_special=False) for i in ids]
 
 
 def token_rows(rows: dict, letters: int = 54, *, alt: str) -> None:
-    """Texts cut into tokens, each token a box: {heading: (texts, colours)}. A long row goes on in the next line, as text does.
+    """Texts cut into tokens, each token a box: {heading: (texts, colours)}. A long row goes on in the next line, as
+    text does.
 
     It is a drawing and not HTML, since code hosts take the colours out of HTML.
     """
@@ -230,15 +269,31 @@ def token_rows(rows: dict, letters: int = 54, *, alt: str) -> None:
         axes.text(0, height * (y + 0.5), heading, va="center", fontsize=13, weight="bold")
     for x, y, text, colour in boxes:
         width = (max(len(text), 1) + 0.7) * unit
-        box = FancyBboxPatch((x * unit, height * y + 0.02), width, height - 0.05, "round,pad=0,rounding_size=0.04", fc=colour, ec=GREY, lw=0.5)
+        box = FancyBboxPatch(
+            (x * unit, height * y + 0.02),
+            width,
+            height - 0.05,
+            "round,pad=0,rounding_size=0.04",
+            fc=colour,
+            ec=GREY,
+            lw=0.5,
+        )
         axes.add_patch(box)
         dark = np.mean(to_rgb(colour)) < 0.4
         letters_at = (x * unit + width / 2, height * (y + 0.5))
-        axes.text(*letters_at, text, ha="center", va="center", family="monospace", fontsize=unit * 72 / 0.61, color="white" if dark else "black")
+        axes.text(
+            *letters_at,
+            text,
+            ha="center",
+            va="center",
+            family="monospace",
+            fontsize=unit * 72 / 0.61,
+            color="white" if dark else "black",
+        )
     show(figure, alt)
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is built so far
+# ------------------------------------------------------------ what is built so far
 # Each box: what it says, left edge, line from the top, width, and the lesson that builds it.
 BOXES = [
     ("patches", 1.15, 0, 0.95, 1),
@@ -256,7 +311,9 @@ BOXES = [
 
 
 def progress(number: int) -> None:
-    """Draw the way from a picture and a question to an answer, the boxes of the lessons before `number` filled, those of `number` in orange."""
+    """Draw the way from a picture and a question to an answer, the boxes of the lessons before `number` filled, those
+    of `number` in orange.
+    """
     pitch, box = 0.78, 0.42  # inches from line to line, and a box's height
     figure = pyplot.figure(figsize=(WIDTH, 3 * pitch + 0.72))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -266,7 +323,9 @@ def progress(number: int) -> None:
         axes.add_patch(FancyBboxPatch((x, y), width, height, "round,pad=0,rounding_size=0.06", **style))
 
     def arrow(start, end):
-        axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1.3, "shrinkA": 0, "shrinkB": 0})
+        axes.annotate(
+            "", end, start, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+        )
 
     for name, left, width, line in (("vision tower", 1.05, 3.35, 0), ("language model", 2.7, 3.7, 2)):
         rectangle(left, line * pitch - 0.18, width, box + 0.26, fc="#fafafa", ec=GREY, lw=1, ls="--")
@@ -276,9 +335,21 @@ def progress(number: int) -> None:
         face, edge = (ORANGE, ORANGE) if now else (LIGHT_BLUE, BLUE) if built else ("white", GREY)
         rectangle(left, line * pitch - 0.05, width, box, fc=face, ec=edge, lw=1.5)
         color = "white" if now else "black" if built else "#777777"
-        axes.text(left + width / 2, line * pitch + box / 2 - 0.05, text, ha="center", va="center", color=color, weight="bold" if now else None)
+        axes.text(
+            left + width / 2,
+            line * pitch + box / 2 - 0.05,
+            text,
+            ha="center",
+            va="center",
+            color=color,
+            weight="bold" if now else None,
+        )
     middle = box / 2 - 0.05
-    axes.imshow(np.asarray(Image.open(CAT).convert("RGB").resize((120, 120))), extent=(0.1, 0.8, middle + 0.35, middle - 0.35), zorder=2)
+    axes.imshow(
+        np.asarray(Image.open(CAT).convert("RGB").resize((120, 120))),
+        extent=(0.1, 0.8, middle + 0.35, middle - 0.35),
+        zorder=2,
+    )
     axes.set(xlim=(-0.05, WIDTH + 0.05), ylim=(3 * pitch + 0.5, -0.22), aspect="auto")
     axes.text(0, pitch + middle, "“What is this?”", va="center")
     axes.text(0, 2 * pitch + middle, "“A cat …”", va="center")
@@ -301,7 +372,9 @@ def progress(number: int) -> None:
 
 
 def token_pieces(tokenizer, ids) -> list[str]:
-    """Each token as the tokenizer keeps it: "▁" for a space, "<f0>" for a byte that is no character by itself, a control token by its name."""
+    """Each token as the tokenizer keeps it: "▁" for a space, "<f0>" for a byte that is no character by itself, a
+    control token by its name.
+    """
     controls = {token_id: name for name, token_id in tokenizer.controls.items()}
     pieces = []
     for token_id in ids:
@@ -314,9 +387,11 @@ def token_pieces(tokenizer, ids) -> list[str]:
     return pieces
 
 
-# ---------------------------------------------------------------------------------------------------------------- pictures among words
+# ------------------------------------------------------------ pictures among words
 def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
-    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are bold and orange."""
+    """A picture, pale, with a word on each of its patches, row by row; those whose numbers are in `marked` are bold and
+    orange.
+    """
     side = round(len(words) ** 0.5)
     figure, axes = new(height=WIDTH)
     pixels = np.asarray(picture.convert("RGB"), dtype=float) / 255
@@ -334,7 +409,9 @@ def words_on_patches(picture, words, marked=(), *, alt: str) -> None:
 
 
 def positions(picture, texts, is_image, patch: int = 16, letters: int = 50, *, alt: str) -> None:
-    """A prompt position by position: each position of the picture as its patch of `patch` pixels, each other one as its token in a box."""
+    """A prompt position by position: each position of the picture as its patch of `patch` pixels, each other one as its
+    token in a box.
+    """
     pixels, places, x, line = np.asarray(picture.convert("RGB")), [], 0.0, 0
     for text, image in zip(texts, is_image, strict=True):
         width = 2.4 if image else max(len(text), 1) + 0.9  # in letters
@@ -350,19 +427,42 @@ def positions(picture, texts, is_image, patch: int = 16, letters: int = 50, *, a
         left, right, top, bottom = x * unit, (x + width) * unit, line * height + 0.02, (line + 1) * height - 0.02
         if image:
             row, column = divmod(number, side)
-            axes.imshow(pixels[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch], extent=(left, right, bottom, top))
+            axes.imshow(
+                pixels[row * patch : (row + 1) * patch, column * patch : (column + 1) * patch],
+                extent=(left, right, bottom, top),
+            )
             number += 1
         else:
-            axes.add_patch(FancyBboxPatch((left, top), right - left, bottom - top, "round,pad=0,rounding_size=0.04", fc=LIGHT_BLUE, ec=GREY, lw=0.5))
+            axes.add_patch(
+                FancyBboxPatch(
+                    (left, top),
+                    right - left,
+                    bottom - top,
+                    "round,pad=0,rounding_size=0.04",
+                    fc=LIGHT_BLUE,
+                    ec=GREY,
+                    lw=0.5,
+                )
+            )
             text = text if text.strip() else text.replace("\n", "↵") or "␣"
-            axes.text((left + right) / 2, (top + bottom) / 2, text, ha="center", va="center", family="monospace", fontsize=unit * 72 / 0.61)
+            axes.text(
+                (left + right) / 2,
+                (top + bottom) / 2,
+                text,
+                ha="center",
+                va="center",
+                family="monospace",
+                fontsize=unit * 72 / 0.61,
+            )
     axes.set(xlim=(0, WIDTH), ylim=(places[-1][1] * height + height, 0), aspect="auto")
     axes.set_axis_off()
     show(figure, alt)
 
 
 def grouped_bars(groups, series: dict, title: str = "", form: str = "{:.0f}", limit: float = 100, *, alt: str) -> None:
-    """Horizontal bars in groups: {name: one value for each group}; each bar has its number at its end, each series its colour."""
+    """Horizontal bars in groups: {name: one value for each group}; each bar has its number at its end, each series its
+    colour.
+    """
     figure, axes = new(height=0.9 + len(groups) * (0.2 + 0.24 * len(series)))
     colours = (GREY, LIGHT_ORANGE, ORANGE, BLUE, GREEN) if len(series) > 3 else (GREY, BLUE, ORANGE)
     step = 0.8 / len(series)

@@ -1,7 +1,7 @@
 """The exercises' definitions, written to be obviously right: one number at a time where that is possible, and slow.
 
-The check compares a student's part with these. A class is defined by a function of its weights, {name: tensor}, and of its input.
-"""
+The check compares a student's part with these. A class is defined by a function of its weights, {name: tensor}, and of
+its input."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-# ---------------------------------------------------------------------------------------------------------------- 01 to 03: the tower
+# ------------------------------------------------------------ 01 to 03: the tower
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     p, (_, channels, height, width) = patch_size, pixel_values.shape
     pictures = []
@@ -17,7 +17,11 @@ def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
         patches = []
         for top in range(0, height, p):
             for left in range(0, width, p):
-                patches.append(torch.stack([picture[c, top + y, left + x] for c in range(channels) for y in range(p) for x in range(p)]))
+                patches.append(
+                    torch.stack(
+                        [picture[c, top + y, left + x] for c in range(channels) for y in range(p) for x in range(p)]
+                    )
+                )
         pictures.append(torch.stack(patches))
     return torch.stack(pictures)  # (B, P, 3 * p * p)
 
@@ -52,7 +56,10 @@ def linear(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
 def vision_layer(weights: dict[str, Tensor], x: Tensor, heads: int, eps: float) -> Tensor:
     B, T, C = x.shape
     normed = layer_norm(x, weights["layer_norm1.weight"], weights["layer_norm1.bias"], eps)
-    q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, heads, C // heads).transpose(1, 2) for name in "qkv")
+    q, k, v = (
+        linear(normed, weights, f"self_attn.{name}_proj").view(B, T, heads, C // heads).transpose(1, 2)
+        for name in "qkv"
+    )
     attended = eager_attention(q, k, v, causal=False).transpose(1, 2).reshape(B, T, C)
     x = x + linear(attended, weights, "self_attn.out_proj")
     normed = layer_norm(x, weights["layer_norm2.weight"], weights["layer_norm2.bias"], eps)
@@ -81,11 +88,12 @@ def contrastive_loss(scores: Tensor, true: Tensor) -> Tensor:
     return torch.tensor(total / scores.shape[0])
 
 
-# ---------------------------------------------------------------------------------------------------------------- 04: text
+# ------------------------------------------------------------ 04: text
 def merge_pieces(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     for pair in sorted(ranks, key=ranks.get):
         for i in range(len(pieces) - 1):
-            if (pieces[i], pieces[i + 1]) == pair:  # no pair of a lower rank is there: join, and begin again from the lowest rank
+            # no pair of a lower rank is there: join, and begin again from the lowest rank
+            if (pieces[i], pieces[i + 1]) == pair:
                 return merge_pieces([*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]], ranks)
     return list(pieces)
 
@@ -100,10 +108,12 @@ def label_mask(ids: list[int], offsets: list[tuple[int, int]], supervised_at: li
     return labels
 
 
-# ---------------------------------------------------------------------------------------------------------------- 05, 06: the decoder
+# ------------------------------------------------------------ 05, 06: the decoder
 def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tuple[Tensor, Tensor]:
     half = len(frequencies)
-    angles = [[float(torch.tensor(float(m)) * frequencies[i % half]) for i in range(2 * half)] for m in range(start, end)]
+    angles = [
+        [float(torch.tensor(float(m)) * frequencies[i % half]) for i in range(2 * half)] for m in range(start, end)
+    ]
     cos = torch.tensor([[math.cos(angle) for angle in row] for row in angles])
     sin = torch.tensor([[math.sin(angle) for angle in row] for row in angles])
     return cos.to(dtype), sin.to(dtype)  # (T, D) each
@@ -132,17 +142,31 @@ def mlp(weights: dict[str, Tensor], x: Tensor) -> Tensor:
     return linear(gate / (1 + torch.exp(-gate)) * linear(x, weights, "up_proj"), weights, "down_proj")
 
 
-def decoder_layer(weights: dict[str, Tensor], x: Tensor, cos: Tensor, sin: Tensor, head_dim: int, eps: float, start: Tensor | None = None) -> Tensor:
+def decoder_layer(
+    weights: dict[str, Tensor],
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    head_dim: int,
+    eps: float,
+    start: Tensor | None = None,
+) -> Tensor:
     B, T, _ = x.shape
     normed = rms_norm(x, weights["input_layernorm.weight"], eps)
-    q, k, v = (linear(normed, weights, f"self_attn.{name}_proj").view(B, T, -1, head_dim).transpose(1, 2) for name in "qkv")
-    attended = eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True, start=start).transpose(1, 2).reshape(B, T, -1)
+    q, k, v = (
+        linear(normed, weights, f"self_attn.{name}_proj").view(B, T, -1, head_dim).transpose(1, 2) for name in "qkv"
+    )
+    attended = (
+        eager_attention(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, causal=True, start=start)
+        .transpose(1, 2)
+        .reshape(B, T, -1)
+    )
     x = x + linear(attended, weights, "self_attn.o_proj")
     normed = rms_norm(x, weights["post_attention_layernorm.weight"], eps)
     return x + mlp({name.removeprefix("mlp."): w for name, w in weights.items() if name.startswith("mlp.")}, normed)
 
 
-# ---------------------------------------------------------------------------------------------------------------- 07: the bridge
+# ------------------------------------------------------------ 07: the bridge
 def projector(weights: dict[str, Tensor], features: Tensor) -> Tensor:
     x = linear(features, weights, "linear_1")
     if "linear_2.weight" not in weights:
@@ -156,11 +180,13 @@ def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         raise ValueError("the placeholders are not as many as the rows")
     sequences = []
     for ids in input_ids.tolist():
-        sequences.append(torch.stack([rows.pop(0) if i == placeholder else self.embed_text(torch.tensor([[i]]))[0, 0] for i in ids]))
+        sequences.append(
+            torch.stack([rows.pop(0) if i == placeholder else self.embed_text(torch.tensor([[i]]))[0, 0] for i in ids])
+        )
     return torch.stack(sequences)  # (B, T, C)
 
 
-# ---------------------------------------------------------------------------------------------------------------- 08: speaking
+# ------------------------------------------------------------ 08: speaking
 def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if self.length + k.shape[2] > self.capacity:
         raise ValueError("the cache is full")
@@ -197,7 +223,7 @@ def sample(logits: Tensor, temperature: float = 0.0, top_k: int = 0, top_p: floa
     return torch.multinomial(distribution(logits, temperature, top_k, top_p), 1, generator=generator)[:, 0]
 
 
-# ---------------------------------------------------------------------------------------------------------------- 11: training
+# ------------------------------------------------------------ 11: training
 def set_trainable(model, stage: int) -> None:
     for name, parameter in model.named_parameters():
         part = name.split(".")[0]
@@ -217,7 +243,9 @@ def learning_rate(step: int, config) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * share_done)) / 2
 
 
-def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def next_token_loss(
+    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
     logits = language_model.logits(language_model.hidden_states(inputs_embeds, attention_mask)).float()
     losses = []
     for b in range(labels.shape[0]):

@@ -4,9 +4,9 @@
         model(...)                      # runs on `mine`
     calls["minillava.language_model.apply_rope"]    # how often
 
-The product looks its functions up when it calls them, so it is enough to put the new object under every name that the old one has: in its own module
-or class, and in each module that copied it with `from ... import ...`. A class is replaced before the model is built; its `forward` is counted.
-"""
+The product looks its functions up when it calls them, so it is enough to put the new object under every name that the
+old one has: in its own module or class, and in each module that copied it with `from ... import ...`. A class is
+replaced before the model is built; its `forward` is counted."""
 
 import ast
 import functools
@@ -21,8 +21,9 @@ from pathlib import Path
 
 from minillava.errors import UserError
 
-# What a part cannot reach by itself. sdpa and triton compute what eager_attention does, so the student's takes all three places; the merge loop of
-# the product's tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py instead.
+# What a part cannot reach by itself. sdpa and triton compute what eager_attention does, so the student's takes all
+# three places; the merge loop of the product's tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py
+# instead.
 COMPANIONS = {
     "minillava.attention.eager_attention": {
         "minillava.attention.sdpa_attention": "minillava.attention.eager_attention",
@@ -32,9 +33,12 @@ COMPANIONS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- names
+# ------------------------------------------------------------ names
 def find(target: str) -> tuple[object, str]:
-    """The module or class that holds the target "package.module[.Class].name", and the name. UserError if there is none."""
+    """The module or class that holds the target "package.module[.Class].name", and the name.
+
+    UserError if there is none.
+    """
     *path, name = target.split(".")
     for length in range(len(path), 0, -1):
         try:
@@ -60,7 +64,7 @@ def short(target: str) -> str:
     return target.rpartition(".")[2]
 
 
-# ---------------------------------------------------------------------------------------------------------------- replacing
+# ------------------------------------------------------------ replacing
 @contextmanager
 def replaced(parts: dict[str, object]) -> Iterator[Counter]:
     """Put each part in its target's place for as long as the block runs; yields how often each target was called."""
@@ -120,9 +124,12 @@ def _counted(part, target: str, calls: Counter, undo: list):
     return part
 
 
-# ---------------------------------------------------------------------------------------------------------------- the student's file
+# ------------------------------------------------------------ the student's file
 def load_file(path: str | Path):
-    """The module of a student's file. UserError, in one sentence with the line, for whatever keeps it from being imported."""
+    """The module of a student's file.
+
+    UserError, in one sentence with the line, for whatever keeps it from being imported.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -159,20 +166,26 @@ def parts_of(module, targets: Iterable[str]) -> dict[str, object]:
         if part is None:
             raise UserError(f"{Path(module.__file__).name} has no {kind} {short(target)}")
         if not callable(part) or isinstance(part, type) != (kind == "class"):
-            raise UserError(f"{Path(module.__file__).name}: {short(target)} must be a {kind}, but it is of the type {type(part).__name__}")
+            raise UserError(
+                f"{Path(module.__file__).name}: {short(target)} must be a {kind}, but it is of the type {type(part).__name__}"
+            )
         parts[target] = part
     return parts
 
 
 def describe(error: BaseException, path: str | Path) -> str:
     """An exception in a few words, with the last line of the student's file that it came through."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == Path(path).name]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).name == Path(path).name
+    ]
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:300] + " ..."
     return f"{type(error).__name__}{': ' * bool(text)}{text}" + (f" (line {lines[-1]})" if lines else "")
 
 
-# ---------------------------------------------------------------------------------------------------------------- --with
+# ------------------------------------------------------------ --with
 @contextmanager
 def student_parts(files: Iterable[str]) -> Iterator[Counter]:
     """Run the product on the parts in these files; whatever goes wrong because of them is a UserError."""
@@ -193,7 +206,9 @@ def student_parts(files: Iterable[str]) -> Iterator[Counter]:
     except UserError:
         raise
     except Exception as error:  # the part gave something that the product cannot go on with
-        raise UserError(f"the model cannot run on {', '.join(map(str, files))}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from None
+        raise UserError(
+            f"the model cannot run on {', '.join(map(str, files))}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
+        ) from None
 
 
 def _guarded(part, file: str):

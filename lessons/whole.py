@@ -1,8 +1,7 @@
 """Step 4 of a check: the whole model on the student's part.
 
-The part takes the product's place in weights/tiny, or in a few steps of training, and what comes out is compared with what comes out without it. Then
-the model is asked about lessons/images/cat.png, whether the part is right or wrong.
-"""
+The part takes the product's place in weights/tiny, or in a few steps of training, and what comes out is compared with
+what comes out without it. Then the model is asked about lessons/images/cat.png, whether the part is right or wrong."""
 
 import functools
 import json
@@ -53,14 +52,20 @@ def whole_model(key: str, parts: dict[str, object], path: str | Path = "", right
     except (Exception, SystemExit) as error:
         return False, f"the model cannot run on it: {describe(error, path or '?')}"
     if own.values.shape != truth.values.shape:
-        return False, f"{what} of the shape {tuple(own.values.shape)} where {tuple(truth.values.shape)} is due{says(own, truth)}"
+        return (
+            False,
+            f"{what} of the shape {tuple(own.values.shape)} where {tuple(truth.values.shape)} is due{says(own, truth)}",
+        )
     difference = (own.values - truth.values).abs().max().item()
     calls = ", ".join(f"{short(target)} called {own.calls[target]} times" for target in parts)
     if not difference <= TOLERANCE:  # NaN is not right, either
         return False, f"{calls}; {what} differ by {difference:.2g}{says(own, truth)}"
     for target in parts:
         if own.calls[target] != truth.calls[target]:
-            return False, f"{short(target)} is called {own.calls[target]} times where {truth.calls[target]} are due{says(own, truth)}"
+            return (
+                False,
+                f"{short(target)} is called {own.calls[target]} times where {truth.calls[target]} are due{says(own, truth)}",
+            )
     if not right:
         return False, f"{calls}; {what} within {TOLERANCE:g} all the same{says(own, truth)}"
     return True, f"{calls}, {what} within {TOLERANCE:g}; asked {QUESTION!r} the model says {own.answer!r}"
@@ -102,7 +107,7 @@ def ask(model, processor) -> str:
     return minillava.answer(model, processor, CAT, QUESTION, max_new_tokens=40)
 
 
-# ---------------------------------------------------------------------------------------------------------------- parts of the forward path
+# ------------------------------------------------------------ parts of the forward path
 @torch.inference_mode()
 def run_model(parts: dict[str, object]) -> Run:
     """Logits of a question about the picture, the last three positions after the others, through a cache."""
@@ -127,7 +132,7 @@ def run_sampling(parts: dict[str, object]) -> Run:
         return Run(torch.tensor([*greedy, *likeliest], dtype=torch.float64), calls, ask(model, processor))
 
 
-# ---------------------------------------------------------------------------------------------------------------- parts of the training
+# ------------------------------------------------------------ parts of the training
 @functools.cache
 def data() -> Path:
     """A few scenes with conversations, as LLaVA's JSON."""

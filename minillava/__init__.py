@@ -7,9 +7,9 @@ Letters, the same everywhere:
     P image patches    V vocabulary         E edge of a picture, and p of a patch, in pixels
     N pictures of a batch, in LLaVA-NeXT their views       R rows: the embeddings that all these become together
 
-Attention tensors are (B, H, T, D). A line that changes a shape ends in the new one. In the vision tower, which sees nothing but pictures, the
-batch is of pictures. In attention, whose two sides differ in length, T counts the queries and S the keys.
-"""
+Attention tensors are (B, H, T, D). A line that changes a shape ends in the new one. In the vision tower, which sees
+nothing but pictures, the batch is of pictures. In attention, whose two sides differ in length, T counts the queries and
+S the keys."""
 
 import sys
 from importlib import import_module

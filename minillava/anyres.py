@@ -1,10 +1,11 @@
-"""LLaVA-NeXT's "anyres": a large picture enters as several views, once whole and small, and once in full size, tile by tile.
+"""LLaVA-NeXT's "anyres": a large picture enters as several views, once whole and small, and once in full size, tile by
+tile.
 
-LLaVA-NeXT (LLaVA-1.6, January 2024). The picture is fitted into the best of a few allowed sizes (the grid pinpoints), its margins are filled with
-black, and it is cut into tiles of E x E; before them goes the whole picture, squashed to E x E. Each of these views passes the tower and the
-projector by itself. The tiles' features are then laid out as the tiles lie in the picture, the margins' are cut away, and a learnt
-`image_newline` ends every row of patches. Picture -> views (N, 3, E, E) -> features (N, P, C) -> (R, C), where R depends on the picture's shape.
-"""
+LLaVA-NeXT (LLaVA-1.6, January 2024). The picture is fitted into the best of a few allowed sizes (the grid pinpoints),
+its margins are filled with black, and it is cut into tiles of E x E; before them goes the whole picture, squashed to E
+x E. Each of these views passes the tower and the projector by itself. The tiles' features are then laid out as the
+tiles lie in the picture, the margins' are cut away, and a learnt `image_newline` ends every row of patches. Picture ->
+views (N, 3, E, E) -> features (N, P, C) -> (R, C), where R depends on the picture's shape."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from minillava.config import VisionConfig
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture is cut: `rows` x `columns` tiles of `side` x `side` patches, with margins of `top` and `left` patches at either end."""
+    """How a picture is cut: `rows` x `columns` tiles of `side` x `side` patches, with margins of `top` and `left`
+    patches at either end.
+    """
 
     rows: int
     columns: int
@@ -50,9 +53,14 @@ class Tiling:
         (width, height), side = size, image_size // patch_size
         full_height, full_width = best_pinpoint(size, pinpoints)
         rows, columns = full_height // image_size, full_width // image_size
-        if width / height > columns / rows:  # rounded as the original rounds: a hair below a whole number counts as that number
-            return cls(rows, columns, side, top=(rows * side - int(round(height * (columns * side / width), 7))) // 2, left=0)
-        return cls(rows, columns, side, top=0, left=(columns * side - int(round(width * (rows * side / height), 7))) // 2)
+        # rounded as the original rounds: a hair below a whole number counts as that number
+        if width / height > columns / rows:
+            return cls(
+                rows, columns, side, top=(rows * side - int(round(height * (columns * side / width), 7))) // 2, left=0
+            )
+        return cls(
+            rows, columns, side, top=0, left=(columns * side - int(round(width * (rows * side / height), 7))) // 2
+        )
 
 
 def best_pinpoint(size: tuple[int, int], pinpoints) -> tuple[int, int]:
@@ -71,22 +79,35 @@ def cut_views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Im
     """The picture squashed to E x E, and its tiles row by row."""
     height, width = best_pinpoint(picture.size, pinpoints)
     across, down = width / picture.width, height / picture.height
-    fitted = (width, min(math.ceil(picture.height * across), height)) if across < down else (min(math.ceil(picture.width * down), width), height)
+    fitted = (
+        (width, min(math.ceil(picture.height * across), height))
+        if across < down
+        else (min(math.ceil(picture.width * down), width), height)
+    )
     canvas = Image.new("RGB", (width, height))
-    canvas.paste(picture.resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
+    canvas.paste(
+        picture.resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
+    )
     corners = [(x, y) for y in range(0, height, image_size) for x in range(0, width, image_size)]
     tiles = [canvas.crop((x, y, x + image_size, y + image_size)) for x, y in corners]
     return [picture.resize((image_size, image_size), Image.Resampling.BICUBIC), *tiles]
 
 
 def arrange(features: Tensor, image_sizes: Tensor | None, newline: Tensor, pinpoints, vision: VisionConfig) -> Tensor:
-    """All pictures' views (N, P, C), and their image_sizes (pictures, 2) -> (R, C), as they are read. ValueError if the two do not fit."""
+    """All pictures' views (N, P, C), and their image_sizes (pictures, 2) -> (R, C), as they are read.
+
+    ValueError if the two do not fit.
+    """
     sizes = [] if image_sizes is None else image_sizes.tolist()
     tilings = [Tiling.of(size, pinpoints, vision.image_size, vision.patch_size) for size in sizes]
     counts = [tiling.num_views for tiling in tilings]
     if sum(counts) != len(features):
-        raise ValueError(f"pixel_values holds {len(features)} views, but pictures of the sizes {sizes} in image_sizes have {sum(counts)}")
-    return torch.cat([arrange_one(views, tiling, newline) for views, tiling in zip(features.split(counts), tilings, strict=True)])  # (R, C)
+        raise ValueError(
+            f"pixel_values holds {len(features)} views, but pictures of the sizes {sizes} in image_sizes have {sum(counts)}"
+        )
+    return torch.cat(
+        [arrange_one(views, tiling, newline) for views, tiling in zip(features.split(counts), tilings, strict=True)]
+    )  # (R, C)
 
 
 def arrange_one(features: Tensor, tiling: Tiling, newline: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         if item.default is False:
             parser.add_argument(flag, dest=item.name, action="store_true", default=None, help=more["help"])
         else:
-            parser.add_argument(flag, dest=item.name, type=str if item.default is None else type(item.default), default=None, **more)
+            parser.add_argument(
+                flag, dest=item.name, type=str if item.default is None else type(item.default), default=None, **more
+            )
 
 
 def from_flags(config: type, flags: argparse.Namespace, **defaults):

@@ -1,9 +1,9 @@
 """Attention: softmax(q k^T / sqrt(D)) v. One function, several implementations, one place that chooses.
 
-Attention Is All You Need (arXiv 1706.03762), section 3.2.1, with grouped queries (arXiv 2305.13245): H query heads share K key/value heads.
-Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S positions, so a prompt (T = S), one token decoded
-against a cache (T = 1) and a question after a cached prefix (1 < T < S) are all the same call.
-"""
+Attention Is All You Need (arXiv 1706.03762), section 3.2.1, with grouped queries (arXiv 2305.13245): H query heads
+share K key/value heads. Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S
+positions, so a prompt (T = S), one token decoded against a cache (T = 1) and a question after a cached prefix (1 < T <
+S) are all the same call."""
 
 import math
 from itertools import pairwise
@@ -23,14 +23,17 @@ def attention(
     start: Tensor | None = None,
     past: Tensor | None = None,
 ) -> Tensor:
-    """Attend. `start` int64: the first position that may be seen, (B,) by each row of a batch padded on the left, or (B, T) by each query, where
-    several samples are packed into a row. A query without a visible key gives zeros. `past` (1,) int64: k and v are a whole cache, of which so many
-    positions were filled before the queries' own; it is a tensor, so that its number may stay on the GPU.
+    """Attend. `start` int64: the first position that may be seen, (B,) by each row of a batch padded on the left, or
+    (B, T) by each query, where several samples are packed into a row. A query without a visible key gives zeros. `past`
+    (1,) int64: k and v are a whole cache, of which so many positions were filled before the queries' own; it is a
+    tensor, so that its number may stay on the GPU.
 
     Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
     """
     if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads: one must divide the other")
+        raise ValueError(
+            f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads: one must divide the other"
+        )
     known = implementations()
     if implementation not in known:
         raise ValueError(f"attention {implementation!r} is not one of {', '.join(known)}")
@@ -39,7 +42,10 @@ def attention(
 
 
 def implementations() -> dict:
-    """The functions by their names. The table is made at each call, so that a function that took the place of one of ours is in it."""
+    """The functions by their names.
+
+    The table is made at each call, so that a function that took the place of one of ours is in it.
+    """
     return {"eager": eager_attention, "sdpa": sdpa_attention, "triton": triton_attention}
 
 
@@ -73,17 +79,24 @@ def eager_attention(q, k, v, *, causal, start=None, past=None):
 
 
 def sdpa_attention(q, k, v, *, causal, start=None, past=None):
-    """PyTorch's fused kernels. Their `is_causal` aligns queries and keys at the first position, so it serves T = S alone; else the mask is given."""
+    """PyTorch's fused kernels.
+
+    Their `is_causal` aligns queries and keys at the first position, so it serves T = S alone; else the mask is given.
+    """
     T, S = q.shape[2], k.shape[2]
     if causal and T == S and start is not None and start.ndim == 2 and (edges := sample_edges(start)):
         return sdpa_by_samples(q, k, v, edges)
     whole_prompt = causal and T == S and start is None
     mask = None if whole_prompt else visible(T, S, causal, start, q.device, past)
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=whole_prompt and T > 1, enable_gqa=q.shape[1] != k.shape[1])
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, is_causal=whole_prompt and T > 1, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 def sample_edges(start: Tensor) -> list[list[int]] | None:
-    """Where the samples packed into each row begin, and where the last one ends; None if `start` (B, T) means something else than such samples."""
+    """Where the samples packed into each row begin, and where the last one ends; None if `start` (B, T) means something
+    else than such samples.
+    """
     edges = []
     for row in start:
         begins, lengths = row.unique_consecutive(return_counts=True)
@@ -94,7 +107,9 @@ def sample_edges(start: Tensor) -> list[list[int]] | None:
 
 
 def sdpa_by_samples(q, k, v, edges):
-    """Rows of packed samples, each sample by itself, so that no score between two samples is computed: about three times as fast as with a mask."""
+    """Rows of packed samples, each sample by itself, so that no score between two samples is computed: about three
+    times as fast as with a mask.
+    """
     rows = []
     for row, row_edges in enumerate(edges):
         samples = [[x[row : row + 1, :, begin:end] for x in (q, k, v)] for begin, end in pairwise(row_edges)]
@@ -103,7 +118,9 @@ def sdpa_by_samples(q, k, v, edges):
 
 
 def triton_attention(q, k, v, *, causal, start=None, past=None):
-    """Our own kernels: flash decoding for one query a head, flash attention for more, and where gradients are asked for."""
+    """Our own kernels: flash decoding for one query a head, flash attention for more, and where gradients are asked
+    for.
+    """
     from minillava.kernels.flash_attention import flash_attention  # Triton comes with PyTorch for CUDA alone
     from minillava.kernels.flash_decoding import flash_decoding
 

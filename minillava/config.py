@@ -1,8 +1,8 @@
-"""The shapes of a model: three frozen dataclasses, named as in Hugging Face's config.json, which hf_config.py reads and writes.
+"""The shapes of a model: three frozen dataclasses, named as in Hugging Face's config.json, which hf_config.py reads and
+writes.
 
-LLaVA: arXiv 2304.08485, section 4.1; LLaVA-1.5: arXiv 2310.03744, section 3. The defaults are those of transformers' CLIPVisionConfig and
-LlamaConfig, since a config.json leaves out what equals them.
-"""
+LLaVA: arXiv 2304.08485, section 4.1; LLaVA-1.5: arXiv 2310.03744, section 3. The defaults are those of transformers'
+CLIPVisionConfig and LlamaConfig, since a config.json leaves out what equals them."""
 
 from dataclasses import dataclass, field
 
@@ -30,7 +30,9 @@ class VisionConfig:
     projection_dim: int = 512
 
     def __post_init__(self):
-        _expect_divides(self.num_attention_heads, self.hidden_size, "the vision tower's num_attention_heads", "hidden_size")
+        _expect_divides(
+            self.num_attention_heads, self.hidden_size, "the vision tower's num_attention_heads", "hidden_size"
+        )
 
     @property
     def num_patches(self) -> int:
@@ -60,7 +62,9 @@ class TextConfig:
     def __post_init__(self):
         object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
-        _expect_divides(self.num_key_value_heads, self.num_attention_heads, "num_key_value_heads", "num_attention_heads")
+        _expect_divides(
+            self.num_key_value_heads, self.num_attention_heads, "num_key_value_heads", "num_attention_heads"
+        )
         _expect_divides(2, self.head_dim, "RoPE turns pairs:", "head_dim")
 
 

@@ -1,9 +1,9 @@
 """Decoding one token as one CUDA graph.
 
-A token of a 7B model is some 700 operations, and Python needs longer to start them than the GPU to run the smaller ones. A CUDA graph records them
-once and starts them all with one call. In return nothing may change from token to token but numbers in tensors: shapes are fixed (StaticKVCache),
-no number comes back to the CPU, and inputs and outputs lie where they lay before.
-"""
+A token of a 7B model is some 700 operations, and Python needs longer to start them than the GPU to run the smaller
+ones. A CUDA graph records them once and starts them all with one call. In return nothing may change from token to token
+but numbers in tensors: shapes are fixed (StaticKVCache), no number comes back to the CPU, and inputs and outputs lie
+where they lay before."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from minillava.language_model import rope_tables
 
 
 class DecodeStep:
-    """The next token's logits, ids (B, 1) int64 -> (B, 1, V), from a cache that holds the prompt; `model` is a Llava or a LanguageModel."""
+    """The next token's logits, ids (B, 1) int64 -> (B, 1, V), from a cache that holds the prompt; `model` is a Llava or
+    a LanguageModel.
+    """
 
     def __init__(self, model, cache: KVCache):
         self.language_model = getattr(model, "language_model", model)
@@ -29,7 +31,9 @@ class DecodeStep:
         return self.language_model(self.input_ids, cache=self.static_cache)  # (B, 1, V)
 
     def capture(self) -> "DecodeStep":
-        """Record the step; every operation must have run before, so that what is compiled or allocated at a first call is not part of it."""
+        """Record the step; every operation must have run before, so that what is compiled or allocated at a first call
+        is not part of it.
+        """
         stream = torch.cuda.Stream(self.input_ids.device)
         stream.wait_stream(torch.cuda.current_stream(self.input_ids.device))
         with torch.cuda.stream(stream):

@@ -1,12 +1,13 @@
 """Training in several processes that torchrun starts, on one machine or on many.
 
-Each process holds an equal share of the rows of every parameter, of its gradient and of what the optimizer remembers of it, and computes its own
-rows of the batch: ZeRO, stage 3 (arXiv 1910.02054); PyTorch FSDP (arXiv 2304.11277), here its second version, `fully_shard`. Before a layer runs,
-its parameters are gathered from all processes, and afterwards they are forgotten; in the backward pass its gradients are averaged over all
-processes, and each keeps those of its own rows. So all processes must run the same layers equally often, which training/lockstep.py sees to.
+Each process holds an equal share of the rows of every parameter, of its gradient and of what the optimizer remembers of
+it, and computes its own rows of the batch: ZeRO, stage 3 (arXiv 1910.02054); PyTorch FSDP (arXiv 2304.11277), here its
+second version, `fully_shard`. Before a layer runs, its parameters are gathered from all processes, and afterwards they
+are forgotten; in the backward pass its gradients are averaged over all processes, and each keeps those of its own rows.
+So all processes must run the same layers equally often, which training/lockstep.py sees to.
 
-A training of one process takes the same way: then `gather` gives one row, `whole` is what it was given, and `place` shares nothing out.
-"""
+A training of one process takes the same way: then `gather` gives one row, `whole` is what it was given, and `place`
+shares nothing out."""
 
 import os
 import re
@@ -25,7 +26,9 @@ from minillava.errors import UserError
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)  # one process may keep the others waiting, while it writes the weights or reads pictures
 # In the errors of a process whose peer has gone, by gloo and by NCCL.
-LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|timed? ?out|remote process exited|ncclRemoteError", re.IGNORECASE)
+LOST = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|timed? ?out|remote process exited|ncclRemoteError", re.IGNORECASE
+)
 
 
 def world_size() -> int:
@@ -41,7 +44,7 @@ def is_first() -> bool:
     return rank() == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------ processes
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
     """Be one of the processes that torchrun started, if it did; the device of this one. Only the first process prints.
@@ -60,7 +63,9 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     except RuntimeError as error:
         if not LOST.search(str(error)):
             raise
-        raise UserError("another process of this training has ended: the same command with --resume goes on from the last checkpoint") from None
+        raise UserError(
+            "another process of this training has ended: the same command with --resume goes on from the last checkpoint"
+        ) from None
     finally:
         sys.stdout = printed
         dist.destroy_process_group()
@@ -71,23 +76,33 @@ def join(device: torch.device) -> torch.device:
         raise UserError(f"torchrun is for CPUs and CUDA, not for {device.type}: start the training with python")
     import torch.distributed.checkpoint as dcp
 
-    if not hasattr(dcp, "HuggingFaceStorageWriter"):  # shards.py needs it, and the first checkpoint would be late to find that out
-        raise UserError(f"several processes need a PyTorch that writes checkpoints as safetensors, which {torch.__version__} does not: take 2.13")
+    # shards.py needs it, and the first checkpoint would be late to find that out
+    if not hasattr(dcp, "HuggingFaceStorageWriter"):
+        raise UserError(
+            f"several processes need a PyTorch that writes checkpoints as safetensors, which {torch.__version__} does not: take 2.13"
+        )
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if device.type == "cuda":
         if local >= count:
-            raise UserError(f"this machine has {count} GPUs: give torchrun --nproc-per-node {count}, or train.py --device cpu")
+            raise UserError(
+                f"this machine has {count} GPUs: give torchrun --nproc-per-node {count}, or train.py --device cpu"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"the processes do not find each other ({str(error)[:60]}): start them with torchrun, see the README") from None
+        raise UserError(
+            f"the processes do not find each other ({str(error)[:60]}): start them with torchrun, see the README"
+        ) from None
     return device
 
 
 def gather(*numbers: float) -> Tensor:
-    """These numbers of every process, (processes, numbers) float64 on the CPU. All processes wait here for each other."""
+    """These numbers of every process, (processes, numbers) float64 on the CPU.
+
+    All processes wait here for each other.
+    """
     own = torch.tensor([numbers], dtype=torch.float64)
     if world_size() == 1:
         return own
@@ -105,7 +120,9 @@ def gather_objects(value: T) -> list[T]:
 
 
 def together(make: Callable[[], T]) -> T:
-    """What `make()` gives. A UserError in one process is one in all, lest they wait for it in vain; the first that has it says it."""
+    """What `make()` gives. A UserError in one process is one in all, lest they wait for it in vain; the first that has
+    it says it.
+    """
     made, error = None, ""
     try:
         made = make()
@@ -117,14 +134,19 @@ def together(make: Callable[[], T]) -> T:
     return made
 
 
-# ---------------------------------------------------------------------------------------------------------------- parameters
-def place(root: nn.Module, layers: Iterable[nn.Module], device: torch.device, types: dict[str, torch.dtype], products: torch.dtype) -> None:
-    """Put every parameter on `device`, in its type of `types`. Of several processes each keeps its rows of it, and `root` and `layers` gather the
-    others' whenever they are called.
+# ------------------------------------------------------------ parameters
+def place(
+    root: nn.Module,
+    layers: Iterable[nn.Module],
+    device: torch.device,
+    types: dict[str, torch.dtype],
+    products: torch.dtype,
+) -> None:
+    """Put every parameter on `device`, in its type of `types`. Of several processes each keeps its rows of it, and
+    `root` and `layers` gather the others' whenever they are called.
 
-    The parameters may lie in files that are mapped: then a process reads its own rows alone. Those of `layers` travel in the type of the matrix
-    products, what belongs to none of them as it is.
-    """
+    The parameters may lie in files that are mapped: then a process reads its own rows alone. Those of `layers` travel
+    in the type of the matrix products, what belongs to none of them as it is."""
     if world_size() == 1:
         for name, parameter in root.named_parameters():
             parameter.data = parameter.data.to(device, types[name])
@@ -137,14 +159,17 @@ def place(root: nn.Module, layers: Iterable[nn.Module], device: torch.device, ty
     root.to("meta")
     precision = MixedPrecisionPolicy(products, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
-        strict = any(isinstance(part, nn.LayerNorm) for part in layer.modules())  # PyTorch's wants weights of the type of its input
+        # PyTorch's wants weights of the type of its input
+        strict = any(isinstance(part, nn.LayerNorm) for part in layer.modules())
         fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy() if strict else precision)
     fully_shard(root, mesh=mesh)
     root.load_state_dict({name: own_rows(tensors.pop(name), mesh, types[name]) for name in list(tensors)}, assign=True)
 
 
 def own_rows(tensor: Tensor, mesh, dtype: torch.dtype) -> Tensor:
-    """What this process keeps of a tensor, as a DTensor: as many rows as every other process, the last ones fewer or none."""
+    """What this process keeps of a tensor, as a DTensor: as many rows as every other process, the last ones fewer or
+    none.
+    """
     from torch.distributed.tensor import DTensor, Shard
 
     rows = tensor.chunk(world_size())
@@ -154,8 +179,14 @@ def own_rows(tensor: Tensor, mesh, dtype: torch.dtype) -> Tensor:
 
 
 def as_held(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """`tensor`, which has the shape of `parameter`, on its device, and as the rows of this process where that has no others."""
-    return own_rows(tensor, parameter.device_mesh, tensor.dtype) if is_sharded(parameter) and not is_sharded(tensor) else tensor.to(parameter.device)
+    """`tensor`, which has the shape of `parameter`, on its device, and as the rows of this process where that has no
+    others.
+    """
+    return (
+        own_rows(tensor, parameter.device_mesh, tensor.dtype)
+        if is_sharded(parameter) and not is_sharded(tensor)
+        else tensor.to(parameter.device)
+    )
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -43,7 +43,10 @@ def _umask() -> int:
 
 
 def inside(folder: str | Path, relative: str | Path) -> Path:
-    """The path in `folder` of a name that a file gave; UserError if it is absolute or holds '..'. Links are the user's own, and followed."""
+    """The path in `folder` of a name that a file gave; UserError if it is absolute or holds '..'.
+
+    Links are the user's own, and followed.
+    """
     check_name(str(relative))
     return Path(folder) / relative
 
@@ -57,11 +60,14 @@ def check_name(name: str) -> None:
 
 
 def given_path(text: str) -> str:
-    """A path (or URL) as people give it: surrounding quotes, a shell's backslashes, ~ and file:// are undone. What exists as typed stays as typed."""
+    """A path (or URL) as people give it: surrounding quotes, a shell's backslashes, ~ and file:// are undone.
+
+    What exists as typed stays as typed.
+    """
     if os.path.lexists(text):
         return text
     text = text.strip()
-    for opening, closing in ("\"\"", "''", "“”", "‘’", "«»"):
+    for opening, closing in ('""', "''", "“”", "‘’", "«»"):
         if len(text) > 1 and text[0] == opening and text[-1] == closing and closing not in text[1:-1]:
             return given_path(text[1:-1])
     if text.lower().startswith("file:"):

@@ -4,9 +4,8 @@
     generate(model, ids, ...)   yields the ids of one answer        generate_batch(...)  the answers of several prompts
     stream(...)                 yields its text                     answer(...)          the whole text of one question
 
-The prompt runs once and fills the KV cache; from then on each step runs one position. Batches are padded on the left, so that the last position
-of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751).
-"""
+The prompt runs once and fills the KV cache; from then on each step runs one position. Batches are padded on the left,
+so that the last position of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,9 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self):
-        _expect("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (the likeliest word, always) or more")
+        _expect(
+            "temperature", self.temperature, 0 <= self.temperature < math.inf, "0 (the likeliest word, always) or more"
+        )
         _expect("top_k", self.top_k, self.top_k >= 0, "0 (no limit) or more")
         _expect("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _expect("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more and below 2^63")
@@ -50,13 +51,22 @@ def check_options(max_new_tokens: int = 1, **sampling) -> Sampling:
     return Sampling(**sampling)
 
 
-# ---------------------------------------------------------------------------------------------------------------- one token
-def sample(logits: Tensor, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """(B, V) -> (B,): the likeliest id at temperature 0, else drawn from softmax(logits / temperature) cut to top-k, then to top-p."""
+# ------------------------------------------------------------ one token
+def sample(
+    logits: Tensor,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """(B, V) -> (B,): the likeliest id at temperature 0, else drawn from softmax(logits / temperature) cut to top-k,
+    then to top-p.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.double()
-    logits = (logits - logits.max(-1, keepdim=True).values) / temperature  # the likeliest is 0, so a tiny temperature cannot overflow
+    # the likeliest is 0, so a tiny temperature cannot overflow
+    logits = (logits - logits.max(-1, keepdim=True).values) / temperature
     if 0 < top_k < logits.shape[-1]:
         logits = keep_top_k(logits, top_k)
     if top_p < 1:
@@ -79,7 +89,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(drop.scatter(-1, order, drop), -math.inf)
 
 
-# ---------------------------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------ answers
 def generate(
     model,
     input_ids: Tensor,
@@ -92,17 +102,23 @@ def generate(
     eos_token_id: int | list[int] | None = None,
     **sampling,
 ) -> Iterator[int]:
-    """Yield the ids of one answer as they are chosen, without the end token. `model` is a Llava or a plain LanguageModel.
+    """Yield the ids of one answer as they are chosen, without the end token. `model` is a Llava or a plain
+    LanguageModel.
 
-    input_ids (1, T) int64, pixel_values (N, 3, E, E), with LLaVA-NeXT also image_sizes (pictures, 2); `sampling` are the fields of `Sampling`. With a
-    `cache` that already holds the first positions of `input_ids`, only the others run; afterwards it holds the prompt and every yielded id
-    but the last (which the next call runs). Ends at the end token (`eos_token_id`, or the model's own), after `max_new_tokens`, or where the
-    context is full. Raises UserError, at once, for options out of range and for a prompt that leaves no room to answer; ValueError, with the
-    first id, for pictures that do not fit the prompt.
-    """
+    input_ids (1, T) int64, pixel_values (N, 3, E, E), with LLaVA-NeXT also image_sizes (pictures, 2); `sampling` are
+    the fields of `Sampling`. With a `cache` that already holds the first positions of `input_ids`, only the others run;
+    afterwards it holds the prompt and every yielded id but the last (which the next call runs). Ends at the end token
+    (`eos_token_id`, or the model's own), after `max_new_tokens`, or where the context is full. Raises UserError, at
+    once, for options out of range and for a prompt that leaves no room to answer; ValueError, with the first id, for
+    pictures that do not fit the prompt."""
     if len(input_ids) != 1:
         raise ValueError(f"generate answers one prompt, not {len(input_ids)}: generate_batch takes several")
-    inputs = {"input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask, "image_sizes": image_sizes}
+    inputs = {
+        "input_ids": input_ids,
+        "pixel_values": pixel_values,
+        "attention_mask": attention_mask,
+        "image_sizes": image_sizes,
+    }
     steps = _start(model, inputs, max_new_tokens, check_options(max_new_tokens, **sampling), cache, eos_token_id)
     return (token_id for (token_id,) in steps)
 
@@ -122,13 +138,20 @@ def generate_batch(
 
     input_ids (B, T) int64, padded on either side; attention_mask (B, T) is 0 on the padding. Otherwise as `generate`.
     """
-    inputs = {"input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask, "image_sizes": image_sizes}
+    inputs = {
+        "input_ids": input_ids,
+        "pixel_values": pixel_values,
+        "attention_mask": attention_mask,
+        "image_sizes": image_sizes,
+    }
     steps = list(_start(model, inputs, max_new_tokens, check_options(max_new_tokens, **sampling), None, eos_token_id))
     return [[ids[row] for ids in steps if ids[row] is not None] for row in range(len(input_ids))]
 
 
 def stream(model, processor, inputs: dict[str, Tensor], **options) -> Iterator[str]:
-    """Yield the answer's text, never half a character. `inputs` is what the processor gives; the options are `generate`'s."""
+    """Yield the answer's text, never half a character. `inputs` is what the processor gives; the options are
+    `generate`'s.
+    """
     return processor.tokenizer.stream(generate(model, **inputs, **options))
 
 
@@ -140,7 +163,8 @@ def answer(model, processor, image, question: str, **options) -> str:
 def answer_all(
     model, processor, questions: Sequence[tuple], batch_size: int = 64, max_new_tokens: int = 64, title: str = ""
 ) -> list[str]:
-    """The greedy answer to each (question, picture or None), in their order, in batches of questions of about the same length.
+    """The greedy answer to each (question, picture or None), in their order, in batches of questions of about the same
+    length.
 
     Pictures are paths, URLs or PIL images; `title` labels the progress bar. Raises UserError as `generate` does.
     """
@@ -155,9 +179,13 @@ def answer_all(
     return answers
 
 
-# ---------------------------------------------------------------------------------------------------------------- the loop
-def _start(model, inputs: dict, max_new_tokens: int, sampling: Sampling, cache: KVCache | None, eos_token_id) -> Iterator[list]:
-    """Prepare inputs, cache and limit, so that every mistake of the caller is raised here; then the loop, which runs when iterated."""
+# ------------------------------------------------------------ the loop
+def _start(
+    model, inputs: dict, max_new_tokens: int, sampling: Sampling, cache: KVCache | None, eos_token_id
+) -> Iterator[list]:
+    """Prepare inputs, cache and limit, so that every mistake of the caller is raised here; then the loop, which runs
+    when iterated.
+    """
     if inputs["attention_mask"] is not None:
         rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         inputs = {**inputs, **left_padded([ids[mask.bool()] for ids, mask in rows])}
@@ -170,7 +198,9 @@ def _start(model, inputs: dict, max_new_tokens: int, sampling: Sampling, cache: 
     return _loop(model, inputs, cache, sampling, limit, {ends} if isinstance(ends, int) else set(ends))
 
 
-def _loop(model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, limit: int, ends: set[int]) -> Iterator[list[int | None]]:
+def _loop(
+    model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, limit: int, ends: set[int]
+) -> Iterator[list[int | None]]:
     """Yield the next id of each row, None for a row whose answer has ended; stop when all have."""
     generator = None if sampling.seed is None else torch.Generator(cache.keys.device).manual_seed(sampling.seed)
     placeholder = getattr(model.config, "image_token_id", math.inf)
@@ -178,7 +208,8 @@ def _loop(model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, 
     running = [True] * len(inputs["input_ids"])
     for step in range(limit):
         with torch.inference_mode():  # for each step alone: held over a yield, it would leak into the caller's code
-            if step == 1 and cache.keys.is_cuda and world_size() == 1:  # a graph cannot gather what several processes hold
+            # a graph cannot gather what several processes hold
+            if step == 1 and cache.keys.is_cuda and world_size() == 1:
                 forward = DecodeStep(model, cache).capture()
             logits = forward(**inputs)[:, -1].float()  # (B, V)
             if placeholder < logits.shape[-1]:
@@ -193,7 +224,9 @@ def _loop(model, inputs: dict[str, Tensor], cache: KVCache, sampling: Sampling, 
 
 
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
-    """The inputs without what the cache already holds: the first positions, and the pictures whose placeholders are among them."""
+    """The inputs without what the cache already holds: the first positions, and the pictures whose placeholders are
+    among them.
+    """
     input_ids = inputs["input_ids"]
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
     rest = {**inputs, "input_ids": input_ids[:, cache.length :]}
@@ -201,14 +234,17 @@ def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Ten
     held, total = int(is_image[:, : cache.length].sum()), int(is_image.sum())
     for name in ("pixel_values", "image_sizes") if held else ():
         if name in rest:
-            rest[name] = rest[name][len(rest[name]) * held // total :]  # pictures of one size take equally many placeholders
+            # pictures of one size take equally many placeholders
+            rest[name] = rest[name][len(rest[name]) * held // total :]
             if not len(rest[name]):
                 del rest[name]
     return rest
 
 
 def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Prompts (T,) of several lengths as one batch: input_ids and attention_mask (B, T) int64, both 0 on the padding at the left."""
+    """Prompts (T,) of several lengths as one batch: input_ids and attention_mask (B, T) int64, both 0 on the padding at
+    the left.
+    """
     T = max(map(len, prompts))
     input_ids, attention_mask = torch.zeros(2, len(prompts), T, dtype=torch.int64)
     for row, ids in enumerate(prompts):
@@ -219,10 +255,12 @@ def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
 def collate_prompts(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """What the processor gives for several prompts as one batch for `generate_batch`, pictures in the prompts' order."""
     images = {name: [one[name] for one in inputs if name in one] for name in ("pixel_values", "image_sizes")}
-    return left_padded([one["input_ids"][0] for one in inputs]) | {name: torch.cat(tensors) for name, tensors in images.items() if tensors}
+    return left_padded([one["input_ids"][0] for one in inputs]) | {
+        name: torch.cat(tensors) for name, tensors in images.items() if tensors
+    }
 
 
-# ---------------------------------------------------------------------------------------------------------------- the model's limits
+# ------------------------------------------------------------ the model's limits
 def text_config(model):
     """The language model's part of the config, of a Llava or of a LanguageModel."""
     return getattr(model, "language_model", model).config
@@ -238,5 +276,7 @@ def _room(model, length: int) -> int:
     """How many ids fit after a prompt of `length`; UserError if none does."""
     context = text_config(model).max_position_embeddings
     if length >= context:
-        raise UserError(f"The question is {length} tokens long with its picture and what was said before, but the model's context is {context}.")
+        raise UserError(
+            f"The question is {length} tokens long with its picture and what was said before, but the model's context is {context}."
+        )
     return context - length

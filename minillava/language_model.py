@@ -1,10 +1,9 @@
 """LLaMA, a decoder-only transformer; Vicuna is LLaMA trained further on conversations.
 
-LLaMA (arXiv 2302.13971), section 2.2: RMSNorm before each part (arXiv 1910.07467), rotary positions (arXiv 2104.09864), SwiGLU (arXiv 2002.05202);
-grouped-query attention (arXiv 2305.13245). input_ids (B, T) -> logits (B, T, V).
-Differs from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE pairs number i of a head with number i + D / 2, not
-with its neighbour.
-"""
+LLaMA (arXiv 2302.13971), section 2.2: RMSNorm before each part (arXiv 1910.07467), rotary positions (arXiv 2104.09864),
+SwiGLU (arXiv 2002.05202); grouped-query attention (arXiv 2305.13245). input_ids (B, T) -> logits (B, T, V). Differs
+from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE pairs number i of a head with
+number i + D / 2, not with its neighbour."""
 
 import math
 
@@ -37,13 +36,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rope_frequencies(config: TextConfig) -> Tensor:
-    """theta^(-2i/D), the angle in radians by which pair i turns from one position to the next: (D / 2,) fp32. Scaling lengthens the context."""
+    """theta^(-2i/D), the angle in radians by which pair i turns from one position to the next: (D / 2,) fp32.
+
+    Scaling lengthens the context.
+    """
     D = config.head_dim
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)
     scaling = config.rope_scaling or {}
     if scaling.get("rope_type") == "linear":
         return frequencies / scaling["factor"]
-    if scaling.get("rope_type") == "llama3":  # low frequencies are divided by `factor`, high ones kept, those between blended
+    # low frequencies are divided by `factor`, high ones kept, those between blended
+    if scaling.get("rope_type") == "llama3":
         wavelength = 2 * math.pi / frequencies
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         blend = ((scaling["original_max_position_embeddings"] / wavelength - low) / (high - low)).clamp(0, 1)
@@ -53,13 +56,18 @@ def rope_frequencies(config: TextConfig) -> Tensor:
 
 def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tuple[Tensor, Tensor]:
     """cos and sin of position * frequency for the positions start..end-1: (T, D) each, its two halves alike."""
-    angles = torch.arange(start, end, dtype=torch.float32, device=device)[:, None] * frequencies.to(device)  # (T, D / 2)
+    angles = torch.arange(start, end, dtype=torch.float32, device=device)[:, None] * frequencies.to(
+        device
+    )  # (T, D / 2)
     angles = torch.cat([angles, angles], -1)  # (T, D)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (x_i, x_{i + D/2}) by its position's angle. q k^T then depends on the distance of two positions alone."""
+    """Rotate each pair (x_i, x_{i + D/2}) by its position's angle.
+
+    q k^T then depends on the distance of two positions alone.
+    """
     first, second = x.chunk(2, -1)  # (B, H, T, D / 2) each
     return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
 
@@ -125,19 +133,23 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config, self.attention = config, attention
         weight = normal(config.vocab_size, config.hidden_size, std=0.02)
-        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)  # a ready weight, since Embedding's own init is slow on the meta device
+        # a ready weight, since Embedding's own init is slow on the meta device
+        self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = (
+            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
         self.frequencies = rope_frequencies(config)  # (D / 2,): a constant, so neither a parameter nor in the files
 
     def hidden_states(self, inputs_embeds, attention_mask=None, cache: KVCache | None = None):
-        """(B, T, C) -> (B, T, C), after the last norm. `attention_mask` (B, S) is 0 on padding, which may be on the left or on the right.
+        """(B, T, C) -> (B, T, C), after the last norm. `attention_mask` (B, S) is 0 on padding, which may be on the
+        left or on the right.
 
-        Padding on the right needs no mask, since attention is causal. Padding on the left is masked in attention; it also shifts the row's
-        positions, which changes nothing, since RoPE is relative. Without a cache, a row may hold several samples packed one after the other, whose
-        tokens are numbered 1, 2, 3, ... in the mask; each then sees its own sample alone.
-        """
+        Padding on the right needs no mask, since attention is causal. Padding on the left is masked in attention; it
+        also shifts the row's positions, which changes nothing, since RoPE is relative. Without a cache, a row may hold
+        several samples packed one after the other, whose tokens are numbered 1, 2, 3, ... in the mask; each then sees
+        its own sample alone."""
         past, T = (cache.length if cache else 0), inputs_embeds.shape[1]
         start = cache.start if cache else None
         if attention_mask is not None and not attention_mask[:, 0].all():
@@ -149,7 +161,9 @@ class LanguageModel(nn.Module):
         if cache and cache.past is not None:
             cos, sin = (table[cache.past] for table in cache.rope)  # (1, D)
         else:
-            cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
+            cos, sin = rope_tables(
+                self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device
+            )  # (T, D)
         x = inputs_embeds
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, index, cache, start, self.attention)

@@ -1,9 +1,9 @@
 """LoRA: each linear layer W of the language model stays as it is, and a change of low rank is learnt beside it.
 
-LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685), section 4.1; LLaVA-1.5's own recipe has r 128, alpha 256, dropout 0.05, on
-every linear layer of the decoder but the head. The change is (alpha / r) B A: A begins at random and B at zero, so training begins at the model
-as it was; afterwards the change can be added to W, and costs nothing.
-"""
+LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685), section 4.1; LLaVA-1.5's own recipe has r 128,
+alpha 256, dropout 0.05, on every linear layer of the decoder but the head. The change is (alpha / r) B A: A begins at
+random and B at zero, so training begins at the model as it was; afterwards the change can be added to W, and costs
+nothing."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,9 @@ class LoRALinear(nn.Module):
         self.scale, self.dropout = alpha / r, dropout
         out_features, in_features = self.weight.shape
         bound = 1 / math.sqrt(in_features)
-        self.lora_A = nn.Parameter(torch.empty(r, in_features, device=self.weight.device).uniform_(-bound, bound))  # (r, in)
+        self.lora_A = nn.Parameter(
+            torch.empty(r, in_features, device=self.weight.device).uniform_(-bound, bound)
+        )  # (r, in)
         self.lora_B = nn.Parameter(torch.zeros(out_features, r, device=self.weight.device))  # (out, r)
 
     def forward(self, x):
@@ -44,7 +46,10 @@ def merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tenso
 
 
 def add_lora(language_model: LanguageModel, r: int, alpha: float, dropout: float, seed: int) -> None:
-    """Freeze the language model and give every linear layer of its decoder a change that learns. The head and the embeddings stay as they are."""
+    """Freeze the language model and give every linear layer of its decoder a change that learns.
+
+    The head and the embeddings stay as they are.
+    """
     language_model.requires_grad_(False)
     torch.manual_seed(seed)
     for layer in language_model.layers:

@@ -1,9 +1,10 @@
-"""LLaVA: a vision tower, a projector and a language model. A picture becomes P embeddings that stand among those of the text.
+"""LLaVA: a vision tower, a projector and a language model. A picture becomes P embeddings that stand among those of the
+text.
 
-Visual Instruction Tuning (arXiv 2304.08485), section 4.1. input_ids (B, T), which already hold P placeholders for each picture, and pixel_values
-(N, 3, E, E), the batch's pictures in reading order -> logits (B, T, V). The loss is in training/.
-LLaVA-NeXT gives several views of a picture, and image_sizes (pictures, 2), width and height, from which anyres.py knows how they lie.
-"""
+Visual Instruction Tuning (arXiv 2304.08485), section 4.1. input_ids (B, T), which already hold P placeholders for each
+picture, and pixel_values (N, 3, E, E), the batch's pictures in reading order -> logits (B, T, V). The loss is in
+training/. LLaVA-NeXT gives several views of a picture, and image_sizes (pictures, 2), width and height, from which
+anyres.py knows how they lie."""
 
 from torch import Tensor, nn
 
@@ -28,7 +29,9 @@ class Llava(nn.Module):
             self.image_newline = nn.Parameter(normal(width, std=width**-0.5))
 
     def embed_image(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
-        """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the pictures' shapes ask for."""
+        """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the
+        pictures' shapes ask for.
+        """
         return self.project(self.vision_tower(pixel_values), image_sizes)  # (R, C)
 
     def project(self, features: Tensor, image_sizes: Tensor | None = None) -> Tensor:
@@ -36,17 +39,24 @@ class Llava(nn.Module):
         features = self.projector(features)  # (N, P, C)
         if not self.config.image_grid_pinpoints:
             return features.flatten(0, 1)  # (R, C)
-        return arrange(features, image_sizes, self.image_newline, self.config.image_grid_pinpoints, self.config.vision_config)  # (R, C)
+        return arrange(
+            features, image_sizes, self.image_newline, self.config.image_grid_pinpoints, self.config.vision_config
+        )  # (R, C)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, C)."""
         return self.language_model.embed_tokens(input_ids)
 
     def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
-        """The pictures' rows (R, C) in the places of their placeholders: (B, T) -> (B, T, C). ValueError when their numbers differ."""
+        """The pictures' rows (R, C) in the places of their placeholders: (B, T) -> (B, T, C).
+
+        ValueError when their numbers differ.
+        """
         is_image = input_ids == self.config.image_token_id  # (B, T)
         if int(is_image.sum()) != len(image_features):
-            raise ValueError(f"the prompt holds {int(is_image.sum())} image tokens, but the pictures have {len(image_features)} embeddings")
+            raise ValueError(
+                f"the prompt holds {int(is_image.sum())} image tokens, but the pictures have {len(image_features)} embeddings"
+            )
         embeds = self.embed_text(input_ids.masked_fill(is_image, 0))  # (B, T, C)
         return embeds.masked_scatter(is_image[..., None], image_features.to(embeds.dtype))
 
@@ -58,7 +68,17 @@ class Llava(nn.Module):
             raise ValueError("the prompt holds image tokens, but no picture is given")
         return self.embed_text(input_ids)
 
-    def forward(self, input_ids, pixel_values=None, attention_mask=None, cache: KVCache | None = None, last_only: bool = False, image_sizes=None):
+    def forward(
+        self,
+        input_ids,
+        pixel_values=None,
+        attention_mask=None,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+        image_sizes=None,
+    ):
         """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position."""
-        hidden = self.language_model.hidden_states(self.embed(input_ids, pixel_values, image_sizes), attention_mask, cache)
+        hidden = self.language_model.hidden_states(
+            self.embed(input_ids, pixel_values, image_sizes), attention_mask, cache
+        )
         return self.language_model.logits(hidden[:, -1:] if last_only else hidden)

@@ -1,9 +1,10 @@
-"""CLIP's vision transformer, as LLaVA uses it: a picture becomes the features of its patches, taken after the last block but one.
+"""CLIP's vision transformer, as LLaVA uses it: a picture becomes the features of its patches, taken after the last
+block but one.
 
-Learning Transferable Visual Models (arXiv 2103.00020), section 2.4; LLaVA (arXiv 2304.08485), section 4.1.
-pixel_values (B, 3, E, E) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its key in the
-files is misspelt `pre_layrnorm`), and LLaVA stops at layer -2 and drops CLS, so the last block and `post_layernorm` are never run.
-"""
+Learning Transferable Visual Models (arXiv 2103.00020), section 2.4; LLaVA (arXiv 2304.08485), section 4.1. pixel_values
+(B, 3, E, E) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its
+key in the files is misspelt `pre_layrnorm`), and LLaVA stops at layer -2 and drops CLS, so the last block and
+`post_layernorm` are never run."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,9 @@ from minillava.errors import UserError
 
 
 def normal(*shape: int, std: float) -> Tensor:
-    """Normal numbers of mean 0; on the meta device a tensor without numbers, since drawing them there imports sympy, a second at each start."""
+    """Normal numbers of mean 0; on the meta device a tensor without numbers, since drawing them there imports sympy, a
+    second at each start.
+    """
     numbers = torch.empty(*shape)
     return numbers if numbers.is_meta else torch.randn(*shape).mul_(std)
 
@@ -25,7 +28,9 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Cut pictures into patches of p x p pixels, row by row: (B, 3, E, E) -> (B, P, 3 * p * p), a patch's pixels channel by channel."""
+    """Cut pictures into patches of p x p pixels, row by row: (B, 3, E, E) -> (B, P, 3 * p * p), a patch's pixels
+    channel by channel.
+    """
     x = pixel_values.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)  # (B, 3, rows, columns, p, p)
     return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, P, 3 * p * p)
 
@@ -36,12 +41,15 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.class_embedding = nn.Parameter(normal(config.hidden_size, std=0.02))
-        self.patch_embedding = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False)
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False
+        )
         positions = normal(config.num_patches + 1, config.hidden_size, std=0.02)
         self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
 
     def forward(self, pixel_values):
-        weight = self.patch_embedding.weight  # (C, 3, p, p): a convolution in the files, which is this matrix, since its stride is its kernel
+        # (C, 3, p, p): a convolution in the files, which is this matrix, since its stride is its kernel
+        weight = self.patch_embedding.weight
         patches = F.linear(patchify(pixel_values.to(weight.dtype), weight.shape[-1]), weight.flatten(1))  # (B, P, C)
         cls = self.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)  # (B, 1, C)
         return torch.cat([cls, patches], 1) + self.position_embedding.weight  # (B, 1 + P, C)
@@ -56,7 +64,9 @@ class VisionAttention(nn.Module):
 
     def forward(self, x, implementation):
         B, T, C = x.shape
-        q, k, v = (proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, T, D)
+        q, k, v = (
+            proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )  # (B, H, T, D)
         x = attention(q, k, v, causal=False, implementation=implementation)
         return self.out_proj(x.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
@@ -88,18 +98,23 @@ class VisionLayer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The tower. `feature_layer` counts as transformers' hidden_states: 0 is the embeddings, -1 the last block's output, -2 the one before."""
+    """The tower. `feature_layer` counts as transformers' hidden_states: 0 is the embeddings, -1 the last block's
+    output, -2 the one before.
+    """
 
     def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
         super().__init__()
         depth = config.num_hidden_layers + 1
         if not -depth <= feature_layer < depth:
-            raise UserError(f"the vision tower has {depth} feature layers, counted from 0 or from -1 back, and {feature_layer} is none of them")
+            raise UserError(
+                f"the vision tower has {depth} feature layers, counted from 0 or from -1 back, and {feature_layer} is none of them"
+            )
         self.config, self.feature_layer, self.keep_cls, self.attention = config, feature_layer, keep_cls, attention
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)  # for CLIP's pooled CLS, which LLaVA never uses
+        # for CLIP's pooled CLS, which LLaVA never uses
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixel_values):
         """(B, 3, E, E), normalized -> (B, P, C), or (B, 1 + P, C) where CLS is kept."""

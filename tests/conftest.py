@@ -13,8 +13,18 @@ from minillava import weights
 torch.set_num_threads(1)  # a busy machine with two threads is 20 times slower than with one
 
 IMAGE, VOCABULARY = 61, 67
-TOWER = dict(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=14, patch_size=7)  # P = 4
-TEXT = dict(hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, vocab_size=VOCABULARY, max_position_embeddings=128)
+# P = 4
+TOWER = dict(
+    hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=14, patch_size=7
+)
+TEXT = dict(
+    hidden_size=36,
+    intermediate_size=53,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    vocab_size=VOCABULARY,
+    max_position_embeddings=128,
+)
 
 
 def transformers_llava(vision: dict | None = None, text: dict | None = None, **options):

@@ -1,7 +1,8 @@
-"""The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m pytest tests/interpreted_kernels.py`, which test_kernels.py runs.
+"""The kernels in Triton's interpreter: `TRITON_INTERPRET=1 python -m pytest tests/interpreted_kernels.py`, which
+test_kernels.py runs.
 
-The interpreter's bfloat16 products are wrong, so float32 and float16 stand for all; the tests marked cuda take bfloat16.
-"""
+The interpreter's bfloat16 products are wrong, so float32 and float16 stand for all; the tests marked cuda take
+bfloat16."""
 
 import os
 from functools import partial
@@ -29,7 +30,9 @@ def random_qkv(B, H, K, T, S, D, dtype, seed=0):
 
 
 def starts(kind, B, T, S):
-    """The first visible keys: none, rows padded on the left by different lengths, or samples of 13 tokens packed into a row."""
+    """The first visible keys: none, rows padded on the left by different lengths, or samples of 13 tokens packed into a
+    row.
+    """
     if kind == "padded":
         return torch.arange(B) * (S // 2)
     if kind == "packed":
@@ -50,7 +53,9 @@ def test_under_autocast_it_computes_in_autocasts_type():
     grad, found = torch.randn(2, 4, 23, 16, generator=torch.Generator().manual_seed(1)), []
     with torch.autocast("cpu", HALF):
         for implementation in ("triton", "sdpa"):
-            found.append(outputs_and_gradients(partial(attention, implementation=implementation), qkv, grad, causal=True))
+            found.append(
+                outputs_and_gradients(partial(attention, implementation=implementation), qkv, grad, causal=True)
+            )
     for ours, theirs in zip(*found, strict=True):
         assert ours.dtype == theirs.dtype and torch.allclose(ours, theirs, atol=4e-3)
 
@@ -93,7 +98,10 @@ CASES = [  # B, H, K, T, S, D, causal, starts
 @pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=["float32", "float16"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_as_exact_as_the_formula(case, dtype, poisoned, large_tiles):
-    """Against float64: outputs within twice, gradients within three times the error of the formula in the same dtype. And repeated runs are equal."""
+    """Against float64: outputs within twice, gradients within three times the error of the formula in the same dtype.
+
+    And repeated runs are equal.
+    """
     B, H, K, T, S, D, causal, kind = case
     qkv = random_qkv(B, H, K, T, S, D, dtype)
     options = {"causal": causal, "start": starts(kind, B, T, S)}
@@ -103,7 +111,8 @@ def test_as_exact_as_the_formula(case, dtype, poisoned, large_tiles):
     ours = outputs_and_gradients(flash_attention.flash_attention, qkv, grad, **options)
     for name, allowed, a, b, c in zip(("out", "dq", "dk", "dv"), (2, 3, 3, 3), ours, formula, exact, strict=True):
         assert a.dtype == dtype and a.isfinite().all(), name
-        rounding = torch.finfo(dtype).eps * max(c.abs().max(), grad.abs().max())  # where the formula happens to be exact
+        # where the formula happens to be exact
+        rounding = torch.finfo(dtype).eps * max(c.abs().max(), grad.abs().max())
         assert (a - c).abs().max() <= allowed * torch.maximum((b - c).abs().max(), rounding), name
     if T <= 37:
         again = outputs_and_gradients(flash_attention.flash_attention, qkv, grad, **options)
@@ -111,12 +120,16 @@ def test_as_exact_as_the_formula(case, dtype, poisoned, large_tiles):
 
 
 @pytest.mark.parametrize("dtype", [FLOAT, HALF], ids=["float32", "float16"])
-@pytest.mark.parametrize("case", [(1, 2, 2, 1, 16, False), (2, 8, 1, 130, 80, True), (1, 4, 2, 600, 128, False), (3, 3, 3, 37, 64, True)])
+@pytest.mark.parametrize(
+    "case", [(1, 2, 2, 1, 16, False), (2, 8, 1, 130, 80, True), (1, 4, 2, 600, 128, False), (3, 3, 3, 37, 64, True)]
+)
 def test_decoding_is_as_exact_as_the_formula(case, dtype, poisoned):
     B, H, K, S, D, padded = case
     q, k, v = random_qkv(B, H, K, 1, S, D, dtype)
     start = starts("padded" if padded else None, B, 1, S)
-    exact, formula = (eager_attention(*qkv, causal=True, start=start) for qkv in ([x.double() for x in (q, k, v)], (q, k, v)))
+    exact, formula = (
+        eager_attention(*qkv, causal=True, start=start) for qkv in ([x.double() for x in (q, k, v)], (q, k, v))
+    )
     out = flash_decoding.flash_decoding(q, k, v, start=start)
     rounding = torch.finfo(dtype).eps * v.abs().max()  # where the formula happens to be exact
     assert out.dtype == dtype
@@ -137,14 +150,18 @@ def test_a_row_of_padding_alone_gives_zeros(poisoned):
     q, k, v = random_qkv(2, 2, 1, 1, 70, 16, FLOAT)
     assert (flash_decoding.flash_decoding(q, k, v, start=torch.tensor([0, 70]))[1] == 0).all()
     q, k, v = random_qkv(2, 2, 1, 5, 70, 16, FLOAT)
-    out, *grads = outputs_and_gradients(flash_attention.flash_attention, (q, k, v), torch.ones_like(q), causal=True, start=torch.tensor([70, 0]))
+    out, *grads = outputs_and_gradients(
+        flash_attention.flash_attention, (q, k, v), torch.ones_like(q), causal=True, start=torch.tensor([70, 0])
+    )
     assert (out[0] == 0).all() and all(grad.isfinite().all() and (grad[0] == 0).all() for grad in grads)
 
 
 def test_splitting():
     for rows, S, block, processors in [(1, 1, 64, 108), (1, 4096, 64, 108), (32, 700, 64, 108), (4096, 9000, 32, 132)]:
         splits = flash_decoding.split_count(rows, S, block, processors)
-        assert 1 <= splits <= 64 and (splits == 1 or (S // splits >= 2 * block and rows * (splits - 1) < 2 * processors))
+        assert 1 <= splits <= 64 and (
+            splits == 1 or (S // splits >= 2 * block and rows * (splits - 1) < 2 * processors)
+        )
     assert flash_decoding.split_count(32, 4096, 64, 108) == 7 and flash_decoding.split_count(32, 100, 64, 108) == 1
 
 
@@ -181,15 +198,20 @@ def test_heads_that_are_too_wide(D, dtype):
 def test_rms_norm(dtype):
     x, weight = torch.randn(3, 5, 77).to(dtype) * 3, torch.randn(77).to(dtype)
     assert torch.equal(rms_norm(x, weight, 1e-5), rms_norm_formula(x, weight, 1e-5)) or dtype == FLOAT
-    assert (rms_norm(x, weight, 1e-5) - rms_norm_formula(x, weight, 1e-5)).abs().max() <= 4 * torch.finfo(dtype).eps * x.abs().max()
+    assert (rms_norm(x, weight, 1e-5) - rms_norm_formula(x, weight, 1e-5)).abs().max() <= 4 * torch.finfo(
+        dtype
+    ).eps * x.abs().max()
 
 
-# ---------------------------------------------------------------------------------------------------------------- the whole model
+# ------------------------------------------------------------ the whole model
 PICTURE = "lessons/images/cat.png"
 
 
 def test_the_tiny_model_answers_the_same(large_tiles):
-    answers = [answer(*load("weights/tiny", "cpu", "float32", name), PICTURE, "Where is the cat?", max_new_tokens=12) for name in ("sdpa", "triton")]
+    answers = [
+        answer(*load("weights/tiny", "cpu", "float32", name), PICTURE, "Where is the cat?", max_new_tokens=12)
+        for name in ("sdpa", "triton")
+    ]
     assert answers[0] == answers[1] == "The cat is at the bottom."
 
 

@@ -49,7 +49,9 @@ def test_counts_and_pinpoints_are_transformers(width, height):
     rows, columns = (edge // 336 for edge in select_best_resolution((height, width), PINPOINTS))
     tiling = Tiling.of((width, height), PINPOINTS, 336, 14)
     assert (tiling.rows, tiling.columns) == (rows, columns)
-    assert tiling.num_tokens == 576 + sum(LlavaNextProcessor._get_unpadded_features(None, height, width, 24, 24, rows, columns))
+    assert tiling.num_tokens == 576 + sum(
+        LlavaNextProcessor._get_unpadded_features(None, height, width, 24, 24, rows, columns)
+    )
 
 
 @pytest.mark.parametrize("size", [(14, 14), (40, 31), (31, 40), (97, 11), (9, 83), (500, 333)])
@@ -103,15 +105,23 @@ def test_logits_and_words_are_transformers(pair, size):
     inputs = inputs_for(size)
     with torch.inference_mode():
         assert relative_error(ours(**inputs), theirs(**for_transformers(inputs)).logits) < 2e-5
-        words = theirs.generate(**for_transformers(inputs), max_new_tokens=24, do_sample=False, eos_token_id=None, suppress_tokens=[IMAGE])
-    assert list(generate(ours, **inputs, max_new_tokens=24, eos_token_id=[])) == words[0, inputs["input_ids"].shape[1] :].tolist()
+        words = theirs.generate(
+            **for_transformers(inputs), max_new_tokens=24, do_sample=False, eos_token_id=None, suppress_tokens=[IMAGE]
+        )
+    assert (
+        list(generate(ours, **inputs, max_new_tokens=24, eos_token_id=[]))
+        == words[0, inputs["input_ids"].shape[1] :].tolist()
+    )
 
 
 def test_rows_of_embed_image(pair):
     """(R, C), picture after picture; sizes that do not fit the views are an error."""
     _, ours = pair
     one, other = inputs_for((97, 11)), inputs_for((31, 40))
-    both = torch.cat([one["pixel_values"], other["pixel_values"]]), torch.cat([one["image_sizes"], other["image_sizes"]])
+    both = (
+        torch.cat([one["pixel_values"], other["pixel_values"]]),
+        torch.cat([one["image_sizes"], other["image_sizes"]]),
+    )
     with torch.inference_mode():
         rows = ours.embed_image(*both)
         alone = [ours.embed_image(inputs["pixel_values"], inputs["image_sizes"]) for inputs in (one, other)]
@@ -140,8 +150,14 @@ def test_the_parts_of_a_next_load_alone(pair, tmp_path):
     ids, pixel_values = torch.arange(3, 20)[None], torch.randn(2, 3, 14, 14)
     with torch.inference_mode():
         language_model = weights.load_language_model(tmp_path, device="cpu", dtype="float32")
-        assert torch.equal(language_model(ids), ours(ids)) and relative_error(language_model(ids), theirs(ids).logits) < 2e-5
-        assert torch.equal(weights.load_vision_tower(tmp_path, device="cpu", dtype="float32")(pixel_values), ours.vision_tower(pixel_values))
+        assert (
+            torch.equal(language_model(ids), ours(ids))
+            and relative_error(language_model(ids), theirs(ids).logits) < 2e-5
+        )
+        assert torch.equal(
+            weights.load_vision_tower(tmp_path, device="cpu", dtype="float32")(pixel_values),
+            ours.vision_tower(pixel_values),
+        )
 
 
 @pytest.mark.parametrize("size", [(14, 14), (40, 31), (97, 11)])
@@ -187,7 +203,9 @@ def test_what_is_saved_is_what_was_loaded(pair, tmp_path):
         assert torch.equal(again(**inputs), ours(**inputs))
 
 
-@pytest.mark.parametrize("pinpoints", [7, [[336]], [[336, 100]], [[-336, 336]], [["336", 336]], [[336 * 100, 336]], [336, 672]])
+@pytest.mark.parametrize(
+    "pinpoints", [7, [[336]], [[336, 100]], [[-336, 336]], [["336", 336]], [[336 * 100, 336]], [336, 672]]
+)
 def test_pinpoints_are_checked(pinpoints):
     with pytest.raises(UserError, match="image_grid_pinpoints must be"):
         read_config({"model_type": "llava_next", "image_grid_pinpoints": pinpoints})

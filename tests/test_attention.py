@@ -38,14 +38,20 @@ def by_hand(q, k, v, causal, start=None):
 @settings(max_examples=25, deadline=None)
 @given(
     implementation=st.sampled_from(["eager", "sdpa"]),
-    shape=st.tuples(st.integers(1, 3), st.sampled_from(HEADS), st.integers(1, 7), st.integers(0, 4), st.sampled_from([2, 5, 8])),
+    shape=st.tuples(
+        st.integers(1, 3), st.sampled_from(HEADS), st.integers(1, 7), st.integers(0, 4), st.sampled_from([2, 5, 8])
+    ),
     causal=st.booleans(),
     starts=st.sampled_from(["none", "one a row", "one a query"]),
 )
 def test_equals_the_definition(implementation, shape, causal, starts):
     B, (H, K), T, past, D = shape
     q, k, v = random_qkv(B, H, K, T, T + past, D)
-    start = {"none": None, "one a row": torch.arange(B) % (T + past), "one a query": torch.arange(B * T).view(B, T) // 2 % (T + past)}[starts]
+    start = {
+        "none": None,
+        "one a row": torch.arange(B) % (T + past),
+        "one a query": torch.arange(B * T).view(B, T) // 2 % (T + past),
+    }[starts]
     out = attention(q, k, v, causal=causal, implementation=implementation, start=start)
     assert torch.allclose(out, by_hand(q, k, v, causal, start), atol=2e-6)
 

@@ -1,4 +1,6 @@
-"""Batches: which samples a step sees, what packing changes (nothing but the padding), and that threads change nothing at all."""
+"""Batches: which samples a step sees, what packing changes (nothing but the padding), and that threads change nothing
+at all.
+"""
 
 import json
 import multiprocessing
@@ -30,7 +32,24 @@ from minillava.training.packing import Packs, collate_rows, pack
 from minillava.training.samples import JsonSamples, SceneSamples, collate
 
 CONTEXT = 1024  # of weights/tiny
-WORDS = ["the", "cat", "sits", "on", "a", "red", "boat", "and", "looks", "at", "sky", "where", "bird", "flies", "over", "house"]
+WORDS = [
+    "the",
+    "cat",
+    "sits",
+    "on",
+    "a",
+    "red",
+    "boat",
+    "and",
+    "looks",
+    "at",
+    "sky",
+    "where",
+    "bird",
+    "flies",
+    "over",
+    "house",
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +97,16 @@ def numbers_in(batch, tokenizer) -> list[int]:
     found = []
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
         for number in range(1, int(mask.max()) + 1):
-            answer = [i for i, label in zip(ids[mask == number].tolist(), labels[mask == number].tolist(), strict=True) if label != IGNORE_INDEX]
+            answer = [
+                i
+                for i, label in zip(ids[mask == number].tolist(), labels[mask == number].tolist(), strict=True)
+                if label != IGNORE_INDEX
+            ]
             found.append(int(tokenizer.decode(answer).split()[0]))
     return found
 
 
-# ---------------------------------------------------------------------------------------------------------------- length and modality
+# ------------------------------------------------------------ length and modality
 def test_a_batch_holds_one_modality_and_an_epoch_every_record_once(mixed, tiny):
     _, processor = tiny
     made = batches(mixed, processor)
@@ -99,7 +122,8 @@ def test_a_batch_holds_one_modality_and_an_epoch_every_record_once(mixed, tiny):
         seen.update(numbers)
     assert text_steps == [2, 5, 8, 11]  # a third of the steps, evenly spread
     assert seen == Counter(range(48))
-    assert Counter(n for step in range(12, 24) for n in numbers_in(made[step], processor.tokenizer)) == seen  # and so the second
+    # and so the second
+    assert Counter(n for step in range(12, 24) for n in numbers_in(made[step], processor.tokenizer)) == seen
 
 
 def test_the_order_follows_from_seed_and_step_alone(mixed, tiny):
@@ -118,15 +142,20 @@ def test_batches_hold_like_lengths(mixed, tiny):
     masks = [batches(mixed, processor)[step]["attention_mask"] for step in range(12)]
     padding = sum(int((mask == 0).sum()) for mask in masks)
     samples = JsonSamples(mixed["data"], mixed["images"])
-    encoded = [encode(processor.tokenizer, processor.template, samples[i].turns, 49 * bool(samples[i].picture)) for i in range(48)]
+    encoded = [
+        encode(processor.tokenizer, processor.template, samples[i].turns, 49 * bool(samples[i].picture))
+        for i in range(48)
+    ]
     as_they_come = sum(int((collate(encoded[i : i + 4])["attention_mask"] == 0).sum()) for i in range(0, 48, 4))
     assert padding < 0.5 * as_they_come
 
 
-# ---------------------------------------------------------------------------------------------------------------- over-long records
+# ------------------------------------------------------------ over-long records
 @pytest.mark.parametrize(("context", "kept"), [(200, True), (60, False), (20, False), (1, False)])
 def test_a_cut_never_leaves_half_a_picture_to_train_on(tmp_path, tiny, context, kept, capsys):
-    """Cut in the answer: trained on. Cut in the question, within the picture's 49 tokens, before them: left out and counted."""
+    """Cut in the answer: trained on. Cut in the question, within the picture's 49 tokens, before them: left out and
+    counted.
+    """
     _, processor = tiny
     data = write(tmp_path, [record(0, 300, picture=True), record(1, 3, picture=False), record(4, 250, picture=False)])
     samples = JsonSamples(data["data"], data["images"])
@@ -137,7 +166,9 @@ def test_a_cut_never_leaves_half_a_picture_to_train_on(tmp_path, tiny, context, 
     leave_out_unusable(samples, processor, context, needs_picture=False)
     said = capsys.readouterr().out
     assert ("0" in [record["id"] for record in samples.records]) == kept
-    assert (f"1 of 3 records are left out: they hold no answer within the model's context of {context} tokens" in said) == (not kept)
+    assert (
+        f"1 of 3 records are left out: they hold no answer within the model's context of {context} tokens" in said
+    ) == (not kept)
     assert f"{1 + kept} of 3 records are longer than the model's context and are cut at {context} tokens" in said
     made = Batches(samples, processor, config(batch_size=len(samples)), context)[0]
     assert (made["labels"][:, 1:] != IGNORE_INDEX).any(1).all() and made["labels"].shape[1] <= context
@@ -145,7 +176,9 @@ def test_a_cut_never_leaves_half_a_picture_to_train_on(tmp_path, tiny, context, 
 
 
 def test_a_record_whose_only_label_is_its_first_token_is_not_trained_on(tiny, tmp_path, monkeypatch):
-    """The first token is predicted from nothing; the guard stands where batches are made, whatever the check before let pass."""
+    """The first token is predicted from nothing; the guard stands where batches are made, whatever the check before let
+    pass.
+    """
     _, processor = tiny
     data = write(tmp_path, [record(0, 5, picture=False)])
     unsupervised = Encoded([1, 5, 6], [1, IGNORE_INDEX, IGNORE_INDEX], "")
@@ -167,7 +200,7 @@ def test_the_most_image_tokens_are_those_of_the_largest_picture(tiny):
     assert most_image_tokens(replace(processor, image_size=336, patch_size=14, image_grid_pinpoints=pinpoints)) == 2928
 
 
-# ---------------------------------------------------------------------------------------------------------------- packing
+# ------------------------------------------------------------ packing
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 80), st.integers(1, 9))
 @settings(max_examples=150, deadline=None)
 def test_rows_hold_every_sample_once_within_the_capacity(lengths, capacity, multiple):
@@ -184,7 +217,10 @@ def test_at_least_95_percent_of_a_packed_mix_are_real_tokens(batch_size):
     rng = np.random.default_rng(batch_size)
 
     def lengths(step: int) -> list[int]:
-        return [min(2048, 576 * (kind != "text") + before + answer) for kind, before, answer in like_llava(2, batch_size, rng)]
+        return [
+            min(2048, 576 * (kind != "text") + before + answer)
+            for kind, before, answer in like_llava(2, batch_size, rng)
+        ]
 
     packs = Packs(lengths, lambda length: length, 2048)
     real = whole = 0
@@ -219,19 +255,25 @@ def test_packed_loss_and_gradients_are_those_of_the_same_samples_unpacked(tmp_pa
         if split:  # each sample alone, its mean weighted by its number of supervised tokens
             parts = []
             for encoded, index in (pair for row in rows for pair in row):
-                images = {name: tensor.double() for name, tensor in processor.image_inputs(packed.samples[index].picture).items()}
+                images = {
+                    name: tensor.double()
+                    for name, tensor in processor.image_inputs(packed.samples[index].picture).items()
+                }
                 batch = {**collate([encoded]), **images}
                 parts.append((training.loss(model, batch), int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())))
             loss = sum(part * count for part, count in parts) / sum(count for _, count in parts)
         else:
             loss = training.loss(model, together)
         loss.backward()
-        results.append((loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+        results.append(
+            (loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        )
     model.zero_grad(set_to_none=True), model.float()
     (ours, gradients), (theirs, expected) = results
     assert ours == pytest.approx(theirs, rel=1e-6)  # in float64, but for RMSNorm, which computes in float32
     for name, gradient in expected.items():
-        assert (gradients[name] - gradient).norm() < 1e-5 * gradient.norm() + 1e-12, name  # a key's bias has none, but for rounding
+        # a key's bias has none, but for rounding
+        assert (gradients[name] - gradient).norm() < 1e-5 * gradient.norm() + 1e-12, name
 
 
 def test_packing_sees_every_record_once_an_epoch_and_mixes_modalities(mixed, tiny):
@@ -247,7 +289,7 @@ def test_packing_sees_every_record_once_an_epoch_and_mixes_modalities(mixed, tin
     assert all(mask.shape[1] <= 300 for mask in masks)
 
 
-# ---------------------------------------------------------------------------------------------------------------- a thread, or processes
+# ------------------------------------------------------------ a thread, or processes
 @pytest.mark.parametrize("changes", [{}, {"pack": True}], ids=["grouped", "packed"])
 def test_batches_are_bit_equal_with_any_number_of_workers(mixed, tiny, changes):
     _, processor = tiny
@@ -272,7 +314,10 @@ def test_a_workers_mistake_is_the_same_sentence_when_its_batch_is_due(tmp_path, 
         for step in range(10):
             made[step]
     made.close()
-    assert str(caught.value) == f"{tmp_path / '3.png'} is not a picture that can be read; --skip-broken leaves such records out"
+    assert (
+        str(caught.value)
+        == f"{tmp_path / '3.png'} is not a picture that can be read; --skip-broken leaves such records out"
+    )
     assert step == next(s for s in range(10) if made.groups[s][0][1] % 5 == 3)
 
 
@@ -292,7 +337,16 @@ def test_left_out_records_are_the_same_with_any_number_of_workers(tmp_path, tiny
 
 
 def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(mixed, tmp_path, monkeypatch):
-    settings = dict(weights="weights/tiny", pack=True, pack_length=300, batch_size=1, max_steps=3, save_every=2, learning_rate=1e-3, **mixed)
+    settings = dict(
+        weights="weights/tiny",
+        pack=True,
+        pack_length=300,
+        batch_size=1,
+        max_steps=3,
+        save_every=2,
+        learning_rate=1e-3,
+        **mixed,
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     monkeypatch.setattr(training, "sample_answers", lambda *_: {})
     monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
@@ -317,7 +371,8 @@ def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(m
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_that_ends_early_leaves_nobody_behind(mixed, tmp_path, monkeypatch, workers):
     """A process waits for its threads before it ends, and so would this one for batches that nobody needs."""
-    read, before, at_work = Processor.image_inputs, set(threading.enumerate()), []  # before: of batches that earlier tests left open
+    # before: of batches that earlier tests left open
+    read, before, at_work = Processor.image_inputs, set(threading.enumerate()), []
 
     def interrupted(model, batch):
         at_work.extend(multiprocessing.active_children())
@@ -346,7 +401,17 @@ def test_a_killed_process_is_one_sentence_and_what_was_learnt_is_kept(mixed, tmp
     monkeypatch.setattr(training, "sample_answers", lambda *_: {})
     monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
     with pytest.raises(UserError, match="a process of --workers was killed"):
-        train(config(weights="weights/tiny", out=str(tmp_path / "out"), workers=2, max_steps=20, save_every=4, batch_size=2, **mixed))
+        train(
+            config(
+                weights="weights/tiny",
+                out=str(tmp_path / "out"),
+                workers=2,
+                max_steps=20,
+                save_every=4,
+                batch_size=2,
+                **mixed,
+            )
+        )
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) >= 8  # more than are made ahead
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
 

@@ -26,7 +26,9 @@ def test_attention_prints_each_implementation(monkeypatch, capsys):
     attention.main(["--device", "cpu"])
     prompt, token = capsys.readouterr().out.split("\ntoken")
     for name in ("eager", "sdpa"):
-        assert re.search(rf"  {name} +forward +[\d.]+ ms +[\d.]+ TFLOP/s \( *\d+% of a product\)   backward +[\d.]+ ms", prompt)
+        assert re.search(
+            rf"  {name} +forward +[\d.]+ ms +[\d.]+ TFLOP/s \( *\d+% of a product\)   backward +[\d.]+ ms", prompt
+        )
         assert re.search(rf"  {name} +forward +[\d.]+ ms +\d+ GB/s \( *\d+% of a copy\)", token)
 
 

@@ -12,8 +12,19 @@ from minillava.inputs.conversation import IGNORE_INDEX
 
 CPU = torch.device("cpu")
 CONFIG = LlavaConfig(
-    VisionConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7),
-    TextConfig(67, 32, 48, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True),
+    VisionConfig(
+        hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7
+    ),
+    TextConfig(
+        67,
+        32,
+        48,
+        2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    ),
     image_token_id=66,
 )
 
@@ -37,10 +48,16 @@ def test_every_sample_is_in_a_batch_of_each_side():
     samples = make_samples(CONFIG, 2, 40, seed=0)
     assert any(sample.picture is None for sample in samples)
     tokens = sum(len(sample.encoded.input_ids) for sample in samples)
-    for side in (Ours(CONFIG, 2, samples, 4, False, False), Ours(CONFIG, 2, samples, 4, True, False), Theirs(CONFIG, 2, samples, 4)):
+    for side in (
+        Ours(CONFIG, 2, samples, 4, False, False),
+        Ours(CONFIG, 2, samples, 4, True, False),
+        Theirs(CONFIG, 2, samples, 4),
+    ):
         side.to(CPU, "float32")
         assert sum(int((batch["attention_mask"] > 0).sum()) for batch in side.batches) == tokens
-        assert sum(len(batch.get("pixel_values", ())) for batch in side.batches) == sum(sample.picture is not None for sample in samples)
+        assert sum(len(batch.get("pixel_values", ())) for batch in side.batches) == sum(
+            sample.picture is not None for sample in samples
+        )
 
 
 def test_samples_are_within_the_context_and_supervised():
@@ -48,12 +65,16 @@ def test_samples_are_within_the_context_and_supervised():
         ids, labels = np.array(sample.encoded.input_ids), np.array(sample.encoded.labels)
         assert len(ids) == len(labels) <= 2048 and (labels != IGNORE_INDEX).any()
         assert (ids == CONFIG.image_token_id).sum() == (16 if sample.picture is not None else 0)
-        assert ((labels == ids) | (labels == IGNORE_INDEX)).all() and labels[ids == CONFIG.image_token_id].max(initial=-100) == IGNORE_INDEX
+        assert ((labels == ids) | (labels == IGNORE_INDEX)).all() and labels[ids == CONFIG.image_token_id].max(
+            initial=-100
+        ) == IGNORE_INDEX
 
 
 @pytest.mark.parametrize(("stage", "cached"), [(1, True), (1, False), (2, False)])
 def test_the_products_counted_are_those_made(stage, cached):
-    """Against PyTorch's counter on one sample; the attention that it can count makes all scores, the formula counts the causal half."""
+    """Against PyTorch's counter on one sample; the attention that it can count makes all scores, the formula counts the
+    causal half.
+    """
     samples = [sample for sample in make_samples(CONFIG, stage, 9, seed=3) if sample.picture is not None][:1]
     side = Ours(CONFIG, stage, samples, 1, False, cached)
     side.model.language_model.attention = side.model.vision_tower.attention = "eager"

@@ -7,7 +7,9 @@ import pytest
 from minillava.errors import UserError
 from minillava.pretrain import chain
 
-SCORES = dict.fromkeys(("existence", "list", "color", "count", "count_of", "where", "relation", "group", "reasoning", "describe"), 0.5)
+SCORES = dict.fromkeys(
+    ("existence", "list", "color", "count", "count_of", "where", "relation", "group", "reasoning", "describe"), 0.5
+)
 PROBE = {"name": 95.0, "row": 94.0, "column": 91.0}
 FIGURES = {
     "vision": {"tower": PROBE},
@@ -22,7 +24,9 @@ def stand_ins(monkeypatch):
     """Commands that write a folder at once, and measures that cost nothing."""
     write = "import json,pathlib,sys; f=pathlib.Path(sys.argv[1]); f.mkdir(parents=True,exist_ok=True); (f/'look-up').mkdir(exist_ok=True); "
     write += "rows=''.join(json.dumps({{'step':i,'loss':1.0,'seconds':6.0}})+chr(10) for i in range(10)); "
-    write += "[(p/'metrics.jsonl').write_text(rows) for p in (f,f/'look-up')]; (f/'model.safetensors').write_text('m'); "
+    write += (
+        "[(p/'metrics.jsonl').write_text(rows) for p in (f,f/'look-up')]; (f/'model.safetensors').write_text('m'); "
+    )
     write += "(f/'checkpoint.safetensors').write_text('c')"
     monkeypatch.setattr(chain, "COMMANDS", {part: f'python -c "{write}" {{out}}/{part}' for part in FIGURES})
     monkeypatch.setattr(chain, "MEASURES", {part: lambda folder: (FIGURES[folder.name], "") for part in FIGURES})
@@ -35,18 +39,25 @@ def test_parts_run_once_and_are_measured(stand_ins, tmp_path):
     (tmp_path / "vision" / "model.safetensors").unlink()
     again = chain.Chain(tmp_path, ignore_gates=False)
     again.run("vision", "language", "stage1")
-    assert set(again.report) == {"vision", "language", "stage1"} and not (tmp_path / "vision" / "model.safetensors").exists()
+    assert (
+        set(again.report) == {"vision", "language", "stage1"}
+        and not (tmp_path / "vision" / "model.safetensors").exists()
+    )
 
 
 def test_a_missed_gate_ends_the_chain_unless_told_otherwise(stand_ins, tmp_path, monkeypatch):
-    monkeypatch.setitem(chain.MEASURES, "vision", lambda folder: (FIGURES["vision"], chain.below({"row": 91.5}, {"row": 93})))
+    monkeypatch.setitem(
+        chain.MEASURES, "vision", lambda folder: (FIGURES["vision"], chain.below({"row": 91.5}, {"row": 93}))
+    )
     with pytest.raises(UserError, match=r"vision misses its gate: row is 91\.5, the gate 93"):
         chain.Chain(tmp_path, ignore_gates=False).run("vision")
     assert not (tmp_path / "report.json").exists()
     unstopped = chain.Chain(tmp_path, ignore_gates=True)
     unstopped.run(*FIGURES)
     page = chain.page(unstopped.report)
-    assert "pretrain all --ignore-gates" in page and "The gate that tiny-vision missed: row is 91.5, the gate 93." in page
+    assert (
+        "pretrain all --ignore-gates" in page and "The gate that tiny-vision missed: row is 91.5, the gate 93." in page
+    )
 
 
 def test_a_part_that_fails_names_its_log(monkeypatch, tmp_path):
@@ -59,11 +70,21 @@ def test_what_is_published(stand_ins, tmp_path):
     made = chain.Chain(tmp_path / "run", ignore_gates=False)
     made.run(*FIGURES)
     chain.publish(tmp_path / "run", made.report, tmp_path / "weights")
-    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["README.md", "tiny", "tiny-language", "tiny-stage1", "tiny-vision"]
+    assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == [
+        "README.md",
+        "tiny",
+        "tiny-language",
+        "tiny-stage1",
+        "tiny-vision",
+    ]
     assert not list((tmp_path / "weights").rglob("checkpoint*"))
     assert (tmp_path / "weights" / "tiny-language" / "look-up.jsonl").exists()
     page = (tmp_path / "weights" / "README.md").read_text()
-    assert "python -m minillava.pretrain all" in page and "| the projector | 95.0 | 94.0 | 91.0 |" in page and "50.0" in page
+    assert (
+        "python -m minillava.pretrain all" in page
+        and "| the projector | 95.0 | 94.0 | 91.0 |" in page
+        and "50.0" in page
+    )
     apart = "\n## At full size\n\nMeasured by hand.\n"
     (tmp_path / "weights" / "README.md").write_text("an old page\n" + apart)
     chain.publish(tmp_path / "run", made.report, tmp_path / "weights")

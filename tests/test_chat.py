@@ -54,7 +54,10 @@ def talk(folder, *arguments, typed: str | None = None, monkeypatch=None) -> int:
     """Run chat.py in this process; its exit status."""
     if typed is not None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
-    return run(lambda: chat.main(["--weights", str(folder), "--device", "cpu", "--max-new-tokens", "8", *map(str, arguments)]), "chat.py")
+    return run(
+        lambda: chat.main(["--weights", str(folder), "--device", "cpu", "--max-new-tokens", "8", *map(str, arguments)]),
+        "chat.py",
+    )
 
 
 def command(*arguments, **options):
@@ -62,7 +65,7 @@ def command(*arguments, **options):
     return subprocess.run(line, capture_output=True, text=True, timeout=300, cwd="/", **options)
 
 
-# ---------------------------------------------------------------------------------------------------------------- one question
+# ------------------------------------------------------------ one question
 def test_the_answer_alone_on_stdout(folder, picture, loaded):
     from minillava import answer
 
@@ -89,7 +92,7 @@ def test_show_strips_what_is_around(capsys):
     assert capsys.readouterr().out == "a cat \nand dog\n"
 
 
-# ---------------------------------------------------------------------------------------------------------------- a conversation
+# ------------------------------------------------------------ a conversation
 def reference(loaded, turns, question, picture, **options) -> str:
     """The answer of a model that reads the whole conversation anew."""
     model, processor = loaded
@@ -120,7 +123,8 @@ def test_turns_equal_reading_everything_anew_and_run_only_what_is_new(loaded, pi
     assert counts["pictures"] == int(with_picture)
     assert conversation.cache.length == len(conversation.cached)
     conversation.reset()
-    assert "".join(conversation.ask(questions[0])) == expected[0][1] and counts["pictures"] == int(with_picture)  # nor on /reset
+    # nor on /reset
+    assert "".join(conversation.ask(questions[0])) == expected[0][1] and counts["pictures"] == int(with_picture)
 
 
 def test_another_picture_is_another_conversation(loaded, picture):
@@ -161,7 +165,9 @@ def test_an_answer_that_is_left_unread(loaded):
     next(pieces)
     pieces.close()
     assert conversation.turns[0] == ("user", "what is this?") and conversation.turns[1][1]
-    assert "".join(conversation.ask("why?")) == reference(loaded, conversation.turns[:2], "why?", None, max_new_tokens=6)
+    assert "".join(conversation.ask("why?")) == reference(
+        loaded, conversation.turns[:2], "why?", None, max_new_tokens=6
+    )
 
 
 def test_piped_conversation(folder, picture, monkeypatch, capsys):
@@ -181,13 +187,20 @@ def test_mistakes_in_a_pipe(folder, picture, monkeypatch, capsys):
     assert "no command /dance; /help lists them" in err and "/image before it shows that picture" in err
 
 
-@pytest.mark.parametrize("lost", ["/image nowhere.png", "/image", "/image 'no where.png'", "/image data:image/png;base64," + "A" * 9000])
-def test_after_a_picture_that_could_not_be_opened_nothing_is_said_of_the_old_one(folder, picture, lost, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "lost", ["/image nowhere.png", "/image", "/image 'no where.png'", "/image data:image/png;base64," + "A" * 9000]
+)
+def test_after_a_picture_that_could_not_be_opened_nothing_is_said_of_the_old_one(
+    folder, picture, lost, monkeypatch, capsys
+):
     typed = f"{lost}\nwhat is this?\n/reset\na cat?\n"
     assert talk(folder, "--image", picture, typed=typed, monkeypatch=monkeypatch) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("error:") == err.count("\n") == 3 and max(map(len, err.splitlines())) <= 200
-    assert talk(folder, "--image", picture, typed=f"{lost}\nwhat?\n/image {picture}\nwhat?\n", monkeypatch=monkeypatch) == 2
+    assert (
+        talk(folder, "--image", picture, typed=f"{lost}\nwhat?\n/image {picture}\nwhat?\n", monkeypatch=monkeypatch)
+        == 2
+    )
     assert capsys.readouterr().out.count("\n") == 1  # the next picture is talked about
 
 
@@ -198,7 +211,14 @@ def test_a_dragged_picture(folder, picture, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert talk(folder, "--image", picture, "what is this?") == 0
     said = capsys.readouterr().out
-    for spelt in (str(path).replace(" ", "\\ "), f"'{path}'", f'"{path}" ', "~/my pics/blue one.png", "~/my\\ pics/blue\\ one.png", path.as_uri()):
+    for spelt in (
+        str(path).replace(" ", "\\ "),
+        f"'{path}'",
+        f'"{path}" ',
+        "~/my pics/blue one.png",
+        "~/my\\ pics/blue\\ one.png",
+        path.as_uri(),
+    ):
         assert talk(folder, typed=f"/image {spelt}\nwhat is this?\n", monkeypatch=monkeypatch) == 0
         assert capsys.readouterr() == (said, "")
         assert talk(folder, "--image", spelt, "what is this?") == 0
@@ -247,7 +267,16 @@ def test_what_is_typed_never_becomes_a_control_token(loaded, picture):
 
 def test_bytes_that_are_no_text(folder, picture):
     result = subprocess.run(
-        [sys.executable, str(ROOT / "chat.py"), "--weights", str(folder), "--image", str(picture), "--max-new-tokens", "4"],
+        [
+            sys.executable,
+            str(ROOT / "chat.py"),
+            "--weights",
+            str(folder),
+            "--image",
+            str(picture),
+            "--max-new-tokens",
+            "4",
+        ],
         input=b"what is \xff\xfe?\n",
         capture_output=True,
         timeout=300,
@@ -256,7 +285,7 @@ def test_bytes_that_are_no_text(folder, picture):
     assert result.returncode == 0 and result.stdout.strip() and result.stderr == b""
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------ mistakes
 def pictures(tmp_path) -> dict:
     empty, text, cut, bomb = (tmp_path / name for name in ("empty.png", "text.png", "cut.jpg", "bomb.png"))
     empty.touch()
@@ -319,7 +348,11 @@ def test_bad_weights(folder, tmp_path, capsys):
     import shutil
 
     for name, spoil, said in (
-        ("cut", lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-3]), "not a whole safetensors file"),
+        (
+            "cut",
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-3]),
+            "not a whole safetensors file",
+        ),
         ("empty", lambda f: [path.unlink() for path in f.iterdir()], "no config.json"),
         ("mute", lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
         ("broken", lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json"),
@@ -341,11 +374,13 @@ def test_help_lists_the_options():
     assert result.returncode == 0 and "--image" in result.stdout and "--temperature" in result.stdout
 
 
-# ---------------------------------------------------------------------------------------------------------------- streams
+# ------------------------------------------------------------ streams
 def shell(line: str, folder, **options):
     """A line of sh in which CHAT is the command with the folder."""
     start = f"{sys.executable} {ROOT / 'chat.py'} --weights {folder} --device cpu --max-new-tokens 4"
-    return subprocess.run(["sh", "-c", line.replace("CHAT", start)], capture_output=True, text=True, timeout=300, cwd="/", **options)
+    return subprocess.run(
+        ["sh", "-c", line.replace("CHAT", start)], capture_output=True, text=True, timeout=300, cwd="/", **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -378,7 +413,9 @@ def test_stderr_that_is_closed_does_not_cost_the_answer(folder):
 @pytest.mark.parametrize("after", [0.3, 1.5])
 def test_ctrl_c_while_it_starts(script, after):
     arguments = {"chat.py": ["a"], "train.py": ["--stage", "9"]}[script]
-    process = subprocess.Popen([sys.executable, str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)

@@ -1,4 +1,6 @@
-"""A folder's chat template is recognised by what it makes of two turns; one that is not known is said; a hostile one harms nothing."""
+"""A folder's chat template is recognised by what it makes of two turns; one that is not known is said; a hostile one
+harms nothing.
+"""
 
 import json
 import time
@@ -83,13 +85,20 @@ def test_any_other_is_said_and_does_no_harm(jinja, tmp_path, capfd):
     began = time.process_time()
     assert folder_template(tmp_path, "llava_hf") == "llava_hf"
     line = capfd.readouterr().err
-    assert "has a chat template that is none of ours: llava_hf is used; --template" in line and line.count("\n") == 1 and len(line) <= 201
+    assert (
+        "has a chat template that is none of ours: llava_hf is used; --template" in line
+        and line.count("\n") == 1
+        and len(line) <= 201
+    )
     assert time.process_time() - began < 5
 
 
 def test_where_a_template_is_kept(tmp_path):
     for name, held in (
-        ("tokenizer_config.json", {"chat_template": [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "a"}]}),
+        (
+            "tokenizer_config.json",
+            {"chat_template": [{"name": "tool_use", "template": "b"}, {"name": "default", "template": "a"}]},
+        ),
         ("processor_config.json", {"chat_template": "b"}),
         ("chat_template.json", {"chat_template": "c"}),
     ):

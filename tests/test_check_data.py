@@ -1,4 +1,6 @@
-"""`train.py --check-data`: what is wrong with which records, what the rest is like, and that training does what it says."""
+"""`train.py --check-data`: what is wrong with which records, what the rest is like, and that training does what it
+says.
+"""
 
 import json
 import sys
@@ -53,7 +55,16 @@ RIGHT = [
 
 def check(folder, records, capsys, monkeypatch, *flags) -> tuple[int, str, str]:
     (folder / "data.json").write_text(json.dumps(records))
-    where = ["--data", str(folder / "data.json"), "--images", str(folder), "--out", str(folder / "out"), "--weights", "weights/tiny"]
+    where = [
+        "--data",
+        str(folder / "data.json"),
+        "--images",
+        str(folder),
+        "--out",
+        str(folder / "out"),
+        "--weights",
+        "weights/tiny",
+    ]
     monkeypatch.setattr(sys, "argv", ["train.py", "--stage", "2", "--check-data", *where, "--device", "cpu", *flags])
     status = run(command.main, "train.py")
     said = capsys.readouterr()
@@ -83,7 +94,18 @@ def test_the_report_counts_and_names_all_that_is_wrong(folder, capsys, monkeypat
 
 
 def test_what_is_left_out_by_flags_and_by_the_stage(folder, capsys, monkeypatch):
-    status, said, _ = check(folder, WRONG[2:6] + RIGHT, capsys, monkeypatch, "--skip-broken", "--skip-missing", "--stage", "1", "--workers", "3")
+    status, said, _ = check(
+        folder,
+        WRONG[2:6] + RIGHT,
+        capsys,
+        monkeypatch,
+        "--skip-broken",
+        "--skip-missing",
+        "--stage",
+        "1",
+        "--workers",
+        "3",
+    )
     assert status == 0 and "the training stops at these" not in said and "of which 2 can be trained on" in said
     assert "  2 records: no picture, and stage 1 learns from pictures (the first: record 6 (id 'n10'))" in said
 
@@ -105,7 +127,9 @@ def test_percentiles_and_histogram(folder, capsys, monkeypatch):
     _, said, _ = check(folder, RIGHT[2:] * 3 + RIGHT[:2], capsys, monkeypatch)
     row = next(line.split() for line in said.splitlines() if line.startswith("with picture"))
     processor = weights.load("weights/tiny", device="cpu")[1]
-    short = len(encode(processor.tokenizer, processor.template, [("user", "What?"), ("assistant", "A cat.")], 49).input_ids)
+    short = len(
+        encode(processor.tokenizer, processor.template, [("user", "What?"), ("assistant", "A cat.")], 49).input_ids
+    )
     assert row[2:] == ["2", str(short), str(round((short + 1024) / 2)), *row[5:7], "1024"]
     bars = [line.split() for line in said.splitlines() if " to " in line]
     assert sum(int(bar[3]) for bar in bars) == 8 and len(bars) == 10
@@ -124,7 +148,13 @@ def test_image_tokens_of_a_size_are_those_of_a_picture_of_that_size():
 def test_the_padding_it_tells_is_that_of_the_training(folder):
     rng = np.random.default_rng(0)
     records = [
-        record(i, ("<image>\n" if i % 3 else "") + "What?", "cat " * int(rng.integers(1, 90)), image="a.png" if i % 3 else None) for i in range(60)
+        record(
+            i,
+            ("<image>\n" if i % 3 else "") + "What?",
+            "cat " * int(rng.integers(1, 90)),
+            image="a.png" if i % 3 else None,
+        )
+        for i in range(60)
     ]
     (folder / "data.json").write_text(json.dumps(records))
     processor = weights.load("weights/tiny", device="cpu")[1]
@@ -134,7 +164,9 @@ def test_the_padding_it_tells_is_that_of_the_training(folder):
         config = TrainConfig(stage=2, batch_size=4, workers=0, pack=pack)
         made = Batches(samples, processor, config, 1024)
         masks = [made[step]["attention_mask"] for step in range(15)]
-        told.append(f"{100 * sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks):.1f} %")
+        told.append(
+            f"{100 * sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks):.1f} %"
+        )
     lengths = np.array([made.groups.length((made._encode(i), i)) for i in range(60)])
     (line,) = padding(lengths, samples.has_picture, config, 1024)
     assert f"{told[0]} as they are batched, {told[1]} with --pack" in line

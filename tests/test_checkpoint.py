@@ -40,7 +40,9 @@ def saved(folder, steps=(1, 2, 3), **options):
 def test_the_last_are_kept(tmp_path, keep, files):
     saved(tmp_path, keep=keep)
     assert len(list(tmp_path.iterdir())) == len(files)
-    assert [checkpoint.read_checkpoint(checkpoint.numbered(tmp_path, age))[0]["step"] for age in range(len(files))] == [str(step) for step in files]
+    assert [checkpoint.read_checkpoint(checkpoint.numbered(tmp_path, age))[0]["step"] for age in range(len(files))] == [
+        str(step) for step in files
+    ]
 
 
 def test_what_comes_back_is_what_was_saved(tmp_path):
@@ -71,7 +73,10 @@ def test_a_damaged_one_is_noticed_and_the_one_before_it_used(tmp_path, damage, c
     saved(tmp_path)
     damage(tmp_path / checkpoint.FILE)
     assert newest_whole(tmp_path)[1]["step"] == "2"
-    assert capsys.readouterr().err == f"note: {tmp_path / checkpoint.FILE} is damaged; going on from the one before it, of step 2.\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: {tmp_path / checkpoint.FILE} is damaged; going on from the one before it, of step 2.\n"
+    )
     damage(checkpoint.numbered(tmp_path, 1))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors cannot be read"):
         newest_whole(tmp_path)
@@ -87,7 +92,9 @@ def test_killed_between_two_names(tmp_path, capsys):
 def test_one_without_a_checksum_is_an_older_version_s(tmp_path):
     saved(tmp_path, keep=1)
     metadata, tensors = checkpoint.read_checkpoint(tmp_path / checkpoint.FILE)
-    save_file(tensors, tmp_path / checkpoint.FILE, {name: value for name, value in metadata.items() if name != "sha256"})
+    save_file(
+        tensors, tmp_path / checkpoint.FILE, {name: value for name, value in metadata.items() if name != "sha256"}
+    )
     assert newest_whole(tmp_path)[1]["step"] == "3"
 
 
@@ -95,9 +102,13 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
     saved(tmp_path, keep=1)
     before = (tmp_path / checkpoint.FILE).read_bytes()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "total used free")(100, 90, 10))
-    with pytest.raises(UserError, match=r"step 9 needs 0 MB and .* has 0 MB left: make room, and the same command with --resume"):
+    with pytest.raises(
+        UserError, match=r"step 9 needs 0 MB and .* has 0 MB left: make room, and the same command with --resume"
+    ):
         saved(tmp_path, steps=[9])
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE] and (tmp_path / checkpoint.FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE] and (
+        tmp_path / checkpoint.FILE
+    ).read_bytes() == before
 
 
 def test_a_disk_that_fills_while_it_is_written(tmp_path, monkeypatch):
@@ -112,7 +123,7 @@ def test_a_disk_that_fills_while_it_is_written(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2 and newest_whole(tmp_path)[1]["step"] == "3"
 
 
-# ---------------------------------------------------------------------------------------------------------------- killed at any moment
+# ------------------------------------------------------------ killed at any moment
 TRAIN = """
 import sys
 from minillava.training import TrainConfig, train
@@ -122,7 +133,9 @@ train(TrainConfig(stage=1, out=sys.argv[1], max_steps=8, batch_size=2, save_ever
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_bit(tmp_path):
-    """kill -9 at two random moments, saving or not, with packing, micro-batches and another number of workers each time."""
+    """kill -9 at two random moments, saving or not, with packing, micro-batches and another number of workers each
+    time.
+    """
     records(6, tmp_path / "data")
     data = [str(tmp_path / "data" / "conversations.json"), str(tmp_path / "data")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -131,7 +144,11 @@ def test_killed_at_any_moment_it_goes_on_to_the_bit(tmp_path):
     moments, folder = random.Random(0), tmp_path / "killed"
     for kill, workers in enumerate("01"):
         process = subprocess.Popen(
-            command("killed", "resume" if kill else "begin", workers), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command("killed", "resume" if kill else "begin", workers),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         begun = time.monotonic()
         seen = None if not kill else (folder / checkpoint.FILE).stat().st_mtime_ns

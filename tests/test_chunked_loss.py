@@ -63,7 +63,9 @@ def test_in_bfloat16_as_exact_as_the_whole(monkeypatch):
 
 def test_no_target_is_said():
     with pytest.raises(ValueError, match="no token of this batch is supervised"):
-        chunked_loss(LanguageModel(TextConfig(101, 24, 36, 1, 3, 1)), torch.randn(1, 3, 24), torch.tensor([[5, -100, -100]]))
+        chunked_loss(
+            LanguageModel(TextConfig(101, 24, 36, 1, 3, 1)), torch.randn(1, 3, 24), torch.tensor([[5, -100, -100]])
+        )
 
 
 MEMORY = """
@@ -77,7 +79,8 @@ head = torch.nn.Linear(16, 32000, bias=False)
 model = SimpleNamespace(hidden_states=lambda x, mask: x, lm_head=head, logits=head)
 function = {"naive": loop.next_token_loss, "chunked": chunked_loss.chunked_loss}[sys.argv[1]]
 function(model, torch.randn(1, 9, 16, requires_grad=True), torch.ones(1, 9, dtype=torch.int64)).backward()
-peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # since exec, unlike ru_maxrss
+# since exec, unlike ru_maxrss
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
 function(model, torch.randn(1, 2049, 16, requires_grad=True), torch.randint(0, 32000, (1, 2049))).backward()
 print(peak() - before)
@@ -86,12 +89,14 @@ print(peak() - before)
 
 def test_a_quarter_of_the_memory():
     """32,000 words and 2,048 tokens, each way in a process of its own."""
-    run = lambda way: subprocess.run([sys.executable, "-c", MEMORY, way], cwd=ROOT, capture_output=True, check=True).stdout
+    run = lambda way: (
+        subprocess.run([sys.executable, "-c", MEMORY, way], cwd=ROOT, capture_output=True, check=True).stdout
+    )
     peaks = [int(run(way)) for way in ("naive", "chunked")]  # KiB
     assert peaks[0] > 3 * 2048 * 32000 * 4 / 1024 * 0.6 and peaks[1] <= peaks[0] / 4, peaks
 
 
-# ---------------------------------------------------------------------------------------------------------------- activation checkpointing
+# ------------------------------------------------------------ activation checkpointing
 def saved_bytes(model, inputs) -> tuple[int, list]:
     """Bytes that a forward pass keeps for the backward pass, besides parameters; and the gradients."""
     kept, parameters = {}, {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -110,7 +115,11 @@ def saved_bytes(model, inputs) -> tuple[int, list]:
 
 def test_checkpointing_keeps_less_and_changes_nothing():
     torch.manual_seed(0)
-    model = Llava(LlavaConfig(VisionConfig(12, 20, 2, 3, image_size=14, patch_size=7), TextConfig(50, 24, 36, 6, 3, 1), image_token_id=49))
+    model = Llava(
+        LlavaConfig(
+            VisionConfig(12, 20, 2, 3, image_size=14, patch_size=7), TextConfig(50, 24, 36, 6, 3, 1), image_token_id=49
+        )
+    )
     ids = torch.randint(0, 49, (2, 40))
     ids[:, 1:5] = 49
     inputs = {"input_ids": ids, "labels": ids.masked_fill(ids == 49, -100), "pixel_values": torch.randn(2, 3, 14, 14)}
@@ -123,10 +132,16 @@ def test_checkpointing_keeps_less_and_changes_nothing():
 
 def test_training_takes_the_chunks_where_logits_are_many(monkeypatch):
     torch.manual_seed(0)
-    model = Llava(LlavaConfig(VisionConfig(12, 20, 2, 3, image_size=14, patch_size=7), TextConfig(50, 24, 36, 1, 3, 1), image_token_id=49))
+    model = Llava(
+        LlavaConfig(
+            VisionConfig(12, 20, 2, 3, image_size=14, patch_size=7), TextConfig(50, 24, 36, 1, 3, 1), image_token_id=49
+        )
+    )
     inputs = {"input_ids": torch.arange(3, 20)[None], "labels": torch.arange(3, 20)[None]}
     called = []
-    monkeypatch.setattr(training, "chunked_loss", lambda *arguments: called.append("chunks") or chunked_loss(*arguments))
+    monkeypatch.setattr(
+        training, "chunked_loss", lambda *arguments: called.append("chunks") or chunked_loss(*arguments)
+    )
     whole = training.loss(model, inputs)
     monkeypatch.setattr(training, "MANY_LOGITS", 17 * 50 - 1)
     assert abs(training.loss(model, inputs) - whole) < 1e-6 and called == ["chunks"]

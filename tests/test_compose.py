@@ -18,12 +18,16 @@ from minillava.model import Llava
 from minillava.training import TrainConfig, starting_point
 
 ROOT = Path(__file__).resolve().parent.parent
-LLAMA = dict(hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=512)
+LLAMA = dict(
+    hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=512
+)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
 def parts(request, tmp_path_factory):
-    """(transformers' LLaMA, the folders of a CLIP with its text tower and of that LLaMA, whose tokenizer knows no `<image>`)."""
+    """(transformers' LLaMA, the folders of a CLIP with its text tower and of that LLaMA, whose tokenizer knows no
+    `<image>`).
+    """
     from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -31,16 +35,25 @@ def parts(request, tmp_path_factory):
     text = dict(hidden_size=12, intermediate_size=8, num_attention_heads=3, num_hidden_layers=1, vocab_size=9)
     shaken(CLIPModel(CLIPConfig(vision_config=TOWER, text_config=text)).eval()).save_pretrained(clip)
     spec = build("prepend").spec
-    spec = {**spec, "added_tokens": [token for token in spec["added_tokens"] if token["content"] not in ("<image>", "<pad>")]}
+    spec = {
+        **spec,
+        "added_tokens": [token for token in spec["added_tokens"] if token["content"] not in ("<image>", "<pad>")],
+    }
     tokenizer = Tokenizer(spec)
-    llama = shaken(LlamaForCausalLM(LlamaConfig(**LLAMA, vocab_size=tokenizer.vocab_size, tie_word_embeddings=request.param)).eval())
+    llama = shaken(
+        LlamaForCausalLM(
+            LlamaConfig(**LLAMA, vocab_size=tokenizer.vocab_size, tie_word_embeddings=request.param)
+        ).eval()
+    )
     llama.save_pretrained(vicuna)
     tokenizer.save(vicuna / "tokenizer.json")
     return llama, clip, vicuna
 
 
 def test_a_llava_of_official_parts(parts, tmp_path):
-    """`<image>` is the first id after the language model's, its rows end at a multiple of 64, and transformers loads what is saved."""
+    """`<image>` is the first id after the language model's, its rows end at a multiple of 64, and transformers loads
+    what is saved.
+    """
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
     llama, clip, vicuna = parts
@@ -49,7 +62,9 @@ def test_a_llava_of_official_parts(parts, tmp_path):
     assert processor.image_token_id == old == model.config.image_token_id and processor.tokenizer.pad_id == old + 1
     assert model.config.text_config.vocab_size == -(-(old + 2) // 64) * 64
     mean = llama.get_input_embeddings().weight.mean(0)
-    assert torch.allclose(model.language_model.embed_tokens.weight[old:], mean.expand(model.config.text_config.vocab_size - old, -1))
+    assert torch.allclose(
+        model.language_model.embed_tokens.weight[old:], mean.expand(model.config.text_config.vocab_size - old, -1)
+    )
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         assert relative_error(model(ids)[..., :old], llama(ids).logits) < 2e-5
@@ -57,7 +72,9 @@ def test_a_llava_of_official_parts(parts, tmp_path):
     theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
     picture = Image.effect_noise((23, 31), 90).convert("RGB")
     inputs = processor("what is this ?", picture)
-    official = AutoProcessor.from_pretrained(tmp_path)(text="USER: <image>\nwhat is this ? ASSISTANT:", images=picture, return_tensors="pt")
+    official = AutoProcessor.from_pretrained(tmp_path)(
+        text="USER: <image>\nwhat is this ? ASSISTANT:", images=picture, return_tensors="pt"
+    )
     assert inputs["input_ids"].tolist() == official["input_ids"].tolist()
     with torch.no_grad():
         assert relative_error(model(**inputs), theirs(**official).logits) < 2e-5
@@ -77,22 +94,50 @@ def test_both_stages_by_the_papers_recipe(parts, tmp_path):
     for number in range(6):
         Image.effect_noise((23, 31), 90).convert("RGB").save(tmp_path / f"{number}.png")
         turns = [("human", "<image>\nwhat is this ?"), ("gpt", "a cat" if number % 2 else "a dog on the bus")]
-        records.append({"id": str(number), "image": f"{number}.png", "conversations": [{"from": who, "value": text} for who, text in turns]})
+        records.append(
+            {
+                "id": str(number),
+                "image": f"{number}.png",
+                "conversations": [{"from": who, "value": text} for who, text in turns],
+            }
+        )
     (tmp_path / "data.json").write_text(json.dumps(records))
-    common = ["--recipe", recipe, "--data", tmp_path / "data.json", "--images", tmp_path, "--batch-size", "3", "--micro-batch-size", "2"]
+    common = [
+        "--recipe",
+        recipe,
+        "--data",
+        tmp_path / "data.json",
+        "--images",
+        tmp_path,
+        "--batch-size",
+        "3",
+        "--micro-batch-size",
+        "2",
+    ]
     common += ["--dtype", "float32", "--device", "cpu"]
     for arguments in (
         ["--stage", "1", "--vision", clip, "--language", vicuna, "--out", tmp_path / "1", *common],
         ["--stage", "2", "--weights", tmp_path / "1", "--out", tmp_path / "2", *common],
     ):
-        run = subprocess.run([sys.executable, "train.py", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+        run = subprocess.run(
+            [sys.executable, "train.py", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+        )
         assert run.returncode == 0, run.stderr
-    begun, _ = starting_point(TrainConfig(stage=1, vision=str(clip), language=str(vicuna), projector={"v1": "linear"}.get(recipe, ""), device="cpu"))
+    begun, _ = starting_point(
+        TrainConfig(
+            stage=1, vision=str(clip), language=str(vicuna), projector={"v1": "linear"}.get(recipe, ""), device="cpu"
+        )
+    )
     models = [begun, *(weights.load_model(tmp_path / stage, device="cpu", dtype="float32") for stage in "12")]
     states = [{name: p.bfloat16() for name, p in model.state_dict().items()} for model in models]
-    changed = [{name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} for a, b in itertools.pairwise(states)]
+    changed = [
+        {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} for a, b in itertools.pairwise(states)
+    ]
     assert changed[0] == {"projector"} and changed[1] <= {"projector", "language_model"}
-    steps = [len([line for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]) for stage in "12"]
+    steps = [
+        len([line for line in (tmp_path / stage / "metrics.jsonl").read_text().splitlines() if '"loss"' in line])
+        for stage in "12"
+    ]
     assert steps == [2, {"v1": 6, "v1.5": 2}[recipe]]  # 6 records, 3 a step, 1 or 3 epochs
 
 

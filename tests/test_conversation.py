@@ -41,7 +41,7 @@ def learnt(tokenizer, encoded):
     return b"".join(tokenizer.token_bytes(label) for label in encoded.labels if label != IGNORE_INDEX).decode()
 
 
-# ---------------------------------------------------------------------- strings
+# ------------------------------------------------------------ strings
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_prompt_is_the_originals(name):
     assert render(name, TWO_ROUNDS, image=True) == PROMPTS[name]
@@ -60,7 +60,7 @@ def test_a_prompt_ends_where_the_answer_begins(name):
     assert render(name, TWO_ROUNDS[:2]).startswith(prompt)
 
 
-# ---------------------------------------------------------------------- ids and labels
+# ------------------------------------------------------------ ids and labels
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_loss_falls_on_answers_and_their_ends(tokenizer, name):
     turns = TWO_ROUNDS[:2] if name == "plain" else TWO_ROUNDS
@@ -75,7 +75,10 @@ def test_loss_falls_on_answers_and_their_ends(tokenizer, name):
 
 
 def test_the_ids_by_hand(tokenizer):
-    """<s> USER : <image> <image> newline a cat ASSISTANT : yes . </s>, and the answer's first token takes its space along."""
+    """<s> USER : <image> <image> newline a cat ASSISTANT : yes .
+
+    </s>, and the answer's first token takes its space along.
+    """
     encoded = encode(tokenizer, "llava_hf", [("user", "a cat"), ("assistant", "yes.")], image_tokens=2)
     words = [tokenizer.encode(text)[0] for text in ("USER: ", "\na cat ASSISTANT:", "yes.")]
     words[1] = tokenizer.encode(".\na cat ASSISTANT:")[0][1:]  # without the space of a text's first word
@@ -94,7 +97,20 @@ def test_a_picture_is_a_control_token_and_typed_text_is_not(tokenizer):
 
 
 said = st.text(st.sampled_from(list("aé🐱 \n.:#<>|/")), max_size=8) | st.sampled_from(
-    ["", "ASSISTANT: A1", "</s>", "USER:", "<image>", "###", "[/INST]", "<|im_end|>", " two  spaces ", "\n\n", "12", "yes no"]
+    [
+        "",
+        "ASSISTANT: A1",
+        "</s>",
+        "USER:",
+        "<image>",
+        "###",
+        "[/INST]",
+        "<|im_end|>",
+        " two  spaces ",
+        "\n\n",
+        "12",
+        "yes no",
+    ]
 )
 
 
@@ -105,7 +121,10 @@ said = st.text(st.sampled_from(list("aé🐱 \n.:#<>|/")), max_size=8) | st.samp
     image_tokens=st.integers(0, 2),
 )
 def test_labels_are_what_each_prompt_lacks(tokenizer, name, texts, image_tokens):
-    """The other definition: of a round, the loss is on the ids that come after the ids of its prompt. So the cache can be kept, too."""
+    """The other definition: of a round, the loss is on the ids that come after the ids of its prompt.
+
+    So the cache can be kept, too.
+    """
     texts = texts[:1] if name == "plain" else texts
     turns, expected, previous = [], [], []
     for question, answer in texts:
@@ -127,7 +146,7 @@ def test_without_bos_in_the_tokenizer_there_is_none_in_the_prompt(tokenizer):
     assert encode(other, "v1", TWO_ROUNDS).input_ids[-1] == other.eos_id  # "</s>" is this tokenizer's own end
 
 
-# ---------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------ mistakes
 @pytest.mark.parametrize(
     ("turns", "prompt", "says"),
     [

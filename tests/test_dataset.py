@@ -81,7 +81,9 @@ def test_the_broken_record_is_named(images):
 
 def test_missing_pictures_are_counted_the_first_named_and_left_out_when_asked(images, capsys):
     records = [record(), record(id="x", image="gone.png"), record(), record(image="no/where.png")]
-    with pytest.raises(UserError, match=r"2 of 4 pictures are not in .*record 1 \(id 'x'\): gone\.png; --skip-missing") as raised:
+    with pytest.raises(
+        UserError, match=r"2 of 4 pictures are not in .*record 1 \(id 'x'\): gone\.png; --skip-missing"
+    ) as raised:
         read(images, records)
     assert len(str(raised.value)) < 200 + len(str(images))
     samples = JsonSamples(images / "data.json", images, skip_missing=True)
@@ -118,8 +120,15 @@ def test_the_folder_of_pictures_may_be_made_of_links(images, tmp_path_factory):
 @pytest.mark.parametrize("lines", [True, False])
 def test_every_way_to_write_records(images, encoding, lines):
     words = said(("human", "é"), ("gpt", "ü"))
-    records = [record(), record(image=["a.png"]), record(image=None, images=["a.png"]), record(image=[], conversations=words)]
-    text = "\r\n\r\n".join(map(json.dumps, records)) + "\n" if lines else json.dumps(records, indent=1, ensure_ascii=False)
+    records = [
+        record(),
+        record(image=["a.png"]),
+        record(image=None, images=["a.png"]),
+        record(image=[], conversations=words),
+    ]
+    text = (
+        "\r\n\r\n".join(map(json.dumps, records)) + "\n" if lines else json.dumps(records, indent=1, ensure_ascii=False)
+    )
     (images / "data.json").write_bytes(text.encode(encoding))
     samples = JsonSamples(images / "data.json", images)
     assert [samples[i].picture for i in range(4)] == [images / "a.png"] * 3 + [None]
@@ -127,14 +136,27 @@ def test_every_way_to_write_records(images, encoding, lines):
 
 
 def test_one_record_alone(images):
-    assert len(read(images, json.dumps(record())).records) == len(read(images, json.dumps(record(), indent=2)).records) == 1
+    assert (
+        len(read(images, json.dumps(record())).records)
+        == len(read(images, json.dumps(record(), indent=2)).records)
+        == 1
+    )
 
 
 def test_a_typed_image_is_text_outside_the_first_question(images):
-    turns = said(("human", "What?\n<image>"), ("gpt", "An <image>."), ("human", "Is <image> a tag?"), ("gpt", "<image><image>"))
+    turns = said(
+        ("human", "What?\n<image>"), ("gpt", "An <image>."), ("human", "Is <image> a tag?"), ("gpt", "<image><image>")
+    )
     samples = read(images, [record(conversations=turns), record(image=None)])
-    assert samples[0].turns == [("user", "What?"), ("assistant", "An <image>."), ("user", "Is <image> a tag?"), ("assistant", "<image><image>")]
-    assert samples[1].turns == [("user", "<image>\nWhat is it?"), ("assistant", "A cat.")] and samples[1].picture is None
+    assert samples[0].turns == [
+        ("user", "What?"),
+        ("assistant", "An <image>."),
+        ("user", "Is <image> a tag?"),
+        ("assistant", "<image><image>"),
+    ]
+    assert (
+        samples[1].turns == [("user", "<image>\nWhat is it?"), ("assistant", "A cat.")] and samples[1].picture is None
+    )
 
 
 def test_every_record_once_an_epoch_in_an_order_of_its_own(images):

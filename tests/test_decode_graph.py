@@ -1,4 +1,6 @@
-"""Decoding by a step of fixed shapes: the same numbers as the ordinary loop, and nothing in it that a CUDA graph could not record."""
+"""Decoding by a step of fixed shapes: the same numbers as the ordinary loop, and nothing in it that a CUDA graph could
+not record.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,14 @@ from minillava.generation import collate_prompts, new_cache
 from minillava.language_model import LanguageModel
 from tests.conftest import prompt, relative_error
 
-CONFIG = TextConfig(vocab_size=61, hidden_size=36, intermediate_size=53, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2)
+CONFIG = TextConfig(
+    vocab_size=61,
+    hidden_size=36,
+    intermediate_size=53,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+)
 
 
 class Operations(TorchDispatchMode):
@@ -25,7 +34,9 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         self.names.append(str(function))
-        self.devices |= {leaf.device.type for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)}
+        self.devices |= {
+            leaf.device.type for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)
+        }
         return result
 
 
@@ -61,7 +72,9 @@ def test_many_queries_after_a_past_that_is_a_tensor():
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_graph_could_record_the_step(attention):
-    """On the meta device, where no tensor has numbers: asking for one would raise, and a tensor left on the CPU would be seen."""
+    """On the meta device, where no tensor has numbers: asking for one would raise, and a tensor left on the CPU would
+    be seen.
+    """
     with torch.device("meta"):
         model = LanguageModel(CONFIG, attention)
     cache = new_cache(model, 1, 32)
@@ -88,7 +101,9 @@ def test_the_check_would_find_what_a_graph_cannot_record():
 def test_operations_of_a_token():
     """At most 60 a layer, views and all. It is the same number whatever was said before, which a graph needs."""
     with torch.device("meta"):
-        model = LanguageModel(TextConfig(hidden_size=64, intermediate_size=64, num_attention_heads=4, num_hidden_layers=32))
+        model = LanguageModel(
+            TextConfig(hidden_size=64, intermediate_size=64, num_attention_heads=4, num_hidden_layers=32)
+        )
     counts = []
     for length in (1, 300):
         cache = new_cache(model, 1, 512)

@@ -1,7 +1,8 @@
-"""Several processes train as one does: the same losses, gradients' norms and weights, whatever each of them holds of a batch.
+"""Several processes train as one does: the same losses, gradients' norms and weights, whatever each of them holds of a
+batch.
 
-The processes are forked from the test, which spares each of them the import of PyTorch; one test starts them by torchrun.
-"""
+The processes are forked from the test, which spares each of them the import of PyTorch; one test starts them by
+torchrun."""
 # ruff: noqa: F811 (fixtures of another file)
 
 import json
@@ -49,7 +50,9 @@ def in_processes(count: int, run, *arguments) -> list:
     results, port = context.SimpleQueue(), free_port()
 
     def child(rank: int) -> None:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
         try:
             results.put((rank, run(*arguments)))
         except UserError as error:
@@ -84,7 +87,8 @@ def same(folder, one, *, counts=(1, 2, 3)) -> None:
         assert figures(out) == pytest.approx(figures(outs[1]), rel=1e-5, abs=1e-6)  # sums of float32 in another order
         ours, theirs = load_file(f"{out}/model.safetensors"), load_file(f"{outs[1]}/model.safetensors")
         assert ours.keys() == theirs.keys()
-        assert all(torch.allclose(ours[name].float(), theirs[name].float(), rtol=0.01, atol=1e-4) for name in theirs)  # bfloat16 in the files
+        # bfloat16 in the files
+        assert all(torch.allclose(ours[name].float(), theirs[name].float(), rtol=0.01, atol=1e-4) for name in theirs)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def mixed(tmp_path_factory) -> dict:
     return dataset(tmp_path_factory.mktemp("mixed") / "data", 13, text_only={1, 5, 6, 9})
 
 
-# ---------------------------------------------------------------------------------------------------------------- as one process
+# ------------------------------------------------------------ as one process
 def test_stage_2_with_micro_batches_on_pictures_and_on_text_alone(stage1, mixed, tmp_path):
     """Batches of 5 are 3 + 2 rows, or 2 + 2 + 1, in micro-batches of 2: some process has fewer of them than the others."""
     same(tmp_path, config("", 2, weights=str(stage1), batch_size=5, micro_batch_size=2, **mixed))
@@ -103,20 +107,30 @@ def test_fewer_rows_than_processes(stage1, mixed, tmp_path):
 
 
 def test_packed_rows_of_which_some_have_no_picture(stage1, mixed, tmp_path):
-    """Rows of one sample with a picture, or of one or two of text alone; in step 4 two of three processes begin with the latter."""
-    same(tmp_path, config("", 2, weights=str(stage1), batch_size=5, pack=True, pack_length=1, micro_batch_size=1, **mixed))
+    """Rows of one sample with a picture, or of one or two of text alone; in step 4 two of three processes begin with
+    the latter.
+    """
+    same(
+        tmp_path,
+        config("", 2, weights=str(stage1), batch_size=5, pack=True, pack_length=1, micro_batch_size=1, **mixed),
+    )
 
 
 def test_stage_1_with_cached_features_and_validation(parts, mixed, tmp_path):
     options = dict(cache_features=str(tmp_path / "cache"), validation_share=0.3, workers=1)
     same(tmp_path, config("", 1, **parts, **options, **mixed), counts=(3, 1))
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3  # each of three looked at its share of the pictures
+    # each of three looked at its share of the pictures
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3
     ours, theirs = ({path.name for path in (tmp_path / name / "best").iterdir()} for name in ("of-3", "of-1"))
     assert ours == theirs and "model.safetensors" in ours
 
 
 def test_muon_and_checkpointed_activations(stage1, tmp_path):
-    same(tmp_path, config("", 2, weights=str(stage1), optimizer="muon", checkpoint_activations=True, max_steps=3), counts=(1, 3))
+    same(
+        tmp_path,
+        config("", 2, weights=str(stage1), optimizer="muon", checkpoint_activations=True, max_steps=3),
+        counts=(1, 3),
+    )
 
 
 def test_a_tower_that_learns_and_a_frozen_layer(stage1, mixed, tmp_path):
@@ -149,7 +163,9 @@ def seeds_of(settings) -> list[int]:
 
 
 def test_dropout_is_another_in_each_step_and_process(stage1, mixed, tmp_path):
-    both = in_processes(2, seeds_of, config(tmp_path, 2, weights=str(stage1), lora_r=3, lora_dropout=0.3, max_steps=4, **mixed))
+    both = in_processes(
+        2, seeds_of, config(tmp_path, 2, weights=str(stage1), lora_r=3, lora_dropout=0.3, max_steps=4, **mixed)
+    )
     assert len({*both[0], *both[1]}) == 8
 
 
@@ -176,8 +192,12 @@ def forget_newest(out: Path) -> None:
 def next_folder(tmp_path_factory, tokenizer) -> Path:
     """A LLaVA-NeXT, whose pictures become several views and unequal numbers of tokens."""
     torch.manual_seed(4)
-    tower = VisionConfig(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=14, patch_size=7)
-    text = TextConfig(tokenizer.vocab_size, 40, 56, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512)
+    tower = VisionConfig(
+        hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=14, patch_size=7
+    )
+    text = TextConfig(
+        tokenizer.vocab_size, 40, 56, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512
+    )
     model_config = LlavaConfig(tower, text, tokenizer.image_id, image_grid_pinpoints=((14, 28), (28, 14), (28, 28)))
     folder = tmp_path_factory.mktemp("next")
     weights.save(Llava(model_config), Processor.for_model(tokenizer, model_config, template="llava_hf"), folder)
@@ -198,7 +218,7 @@ def test_products_in_bfloat16(stage1, mixed, tmp_path):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.01)
 
 
-# ---------------------------------------------------------------------------------------------------------------- what each one holds
+# ------------------------------------------------------------ what each one holds
 def held_in_each(folder) -> tuple[int, int, int]:
     """(bytes of parameters, private memory taken by them, the whole model's bytes)."""
 
@@ -211,15 +231,25 @@ def held_in_each(folder) -> tuple[int, int, int]:
         model, _ = starting_point(config("unused", 2, weights=str(folder)), mapped=True)
         set_trainable(model, 2)
         root = LossModule(model)
-        distributed.place(root, (*model.vision_tower.layers, *model.language_model.layers), device, held_types(root, torch.float32), torch.float32)
+        distributed.place(
+            root,
+            (*model.vision_tower.layers, *model.language_model.layers),
+            device,
+            held_types(root, torch.float32),
+            torch.float32,
+        )
         held = [p.to_local().nbytes for p in root.parameters()]
         return sum(held), private() - before, sum(p.nbytes for p in root.parameters())
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="private memory is read from /proc")
 def test_no_process_ever_holds_the_whole_model(tmp_path, tokenizer):
-    tower = VisionConfig(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=14, patch_size=7)
-    text = TextConfig(tokenizer.vocab_size, 512, 2048, 4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512)
+    tower = VisionConfig(
+        hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=14, patch_size=7
+    )
+    text = TextConfig(
+        tokenizer.vocab_size, 512, 2048, 4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512
+    )
     model_config = LlavaConfig(tower, text, tokenizer.image_id)
     weights.save(Llava(model_config), Processor.for_model(tokenizer, model_config, template="llava_hf"), tmp_path)
     held = in_processes(3, held_in_each, tmp_path)
@@ -228,7 +258,7 @@ def test_no_process_ever_holds_the_whole_model(tmp_path, tokenizer):
     assert all(parameters < 0.35 * whole and memory < 0.75 * whole for parameters, memory, _ in held), held
 
 
-# ---------------------------------------------------------------------------------------------------------------- resuming
+# ------------------------------------------------------------ resuming
 @pytest.mark.parametrize("first, then", [(2, 3), (3, 1), (1, 2)])
 def test_resumed_by_another_number_of_processes(stage1, mixed, tmp_path, first, then):
     settings = config(tmp_path / "whole", 2, weights=str(stage1), batch_size=5, save_every=3, **mixed)
@@ -241,12 +271,17 @@ def test_resumed_by_another_number_of_processes(stage1, mixed, tmp_path, first, 
     assert [path.exists() for path in checkpoint.places(out, 0)] == [then == 1, then > 1]
 
 
-def test_resumed_by_as_many_it_is_the_same_to_the_bit_also_from_the_one_before_a_damaged_checkpoint(stage1, mixed, tmp_path, capfd):
+def test_resumed_by_as_many_it_is_the_same_to_the_bit_also_from_the_one_before_a_damaged_checkpoint(
+    stage1, mixed, tmp_path, capfd
+):
     settings = config(tmp_path / "whole", 2, weights=str(stage1), save_every=3, **mixed)
     train_in(2, settings)
     out = tmp_path / "out"
     train_in(2, replace(settings, out=str(out), save_every=1))
-    assert sorted(path.name for path in out.iterdir() if path.name.startswith("checkpoint")) == ["checkpoint", "checkpoint.1"]
+    assert sorted(path.name for path in out.iterdir() if path.name.startswith("checkpoint")) == [
+        "checkpoint",
+        "checkpoint.1",
+    ]
     path = sorted((out / "checkpoint").glob("*.safetensors"))[1]
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
@@ -275,7 +310,7 @@ def test_a_folder_that_is_not_whole_is_noticed(tmp_path, damage):
         shards.read_metadata(tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------ mistakes
 def test_a_broken_picture_stops_all_and_is_said_by_who_met_it(stage1, mixed, tmp_path):
     broken = {1, 4, 7}
     data, out = dataset(tmp_path / "data", 12, broken=broken), tmp_path / "out"
@@ -283,7 +318,10 @@ def test_a_broken_picture_stops_all_and_is_said_by_who_met_it(stage1, mixed, tmp
     sentences = in_processes(3, train, settings)
     said = [sentence for sentence in sentences if sentence != "error: "]  # who met none is silent
     assert 1 <= len(set(said)) == len(said) < 3
-    assert all("png is damaged or cut short" in sentence and "--skip-broken leaves such records out" in sentence for sentence in said)
+    assert all(
+        "png is damaged or cut short" in sentence and "--skip-broken leaves such records out" in sentence
+        for sentence in said
+    )
     in_processes(3, train, replace(settings, skip_broken=True, resume=(out / "checkpoint").exists()))
     listed = [json.loads(line)["id"] for line in (out / "left_out.jsonl").read_text().splitlines()]
     assert sorted(listed) == sorted(map(str, broken)) and len(losses(out)) == 9  # whoever met them
@@ -305,7 +343,10 @@ def test_a_disk_that_is_full_for_one_process_is_told_by_all(stage1, tmp_path, mo
     write = filesystem._write_files_from_queue
     monkeypatch.setattr(filesystem, "_write_files_from_queue", full)
     sentences = in_processes(2, train, config(tmp_path, 2, weights=str(stage1), max_steps=1))
-    assert all("the checkpoint of step 1 could not be written" in sentence and "make room" in sentence for sentence in sentences)
+    assert all(
+        "the checkpoint of step 1 could not be written" in sentence and "make room" in sentence
+        for sentence in sentences
+    )
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -316,11 +357,14 @@ def test_torchrun_without_its_environment_or_with_an_old_pytorch_is_one_sentence
     with pytest.raises(UserError, match="start them with torchrun"), distributed.processes(torch.device("cpu")):
         pass
     monkeypatch.delattr(torch.distributed.checkpoint, "HuggingFaceStorageWriter")
-    with pytest.raises(UserError, match=r"safetensors, which .* does not: take 2\.13"), distributed.processes(torch.device("cpu")):
+    with (
+        pytest.raises(UserError, match=r"safetensors, which .* does not: take 2\.13"),
+        distributed.processes(torch.device("cpu")),
+    ):
         pass
 
 
-# ---------------------------------------------------------------------------------------------------------------- in step
+# ------------------------------------------------------------ in step
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_blank_row_changes_neither_loss_nor_gradient_but_reaches_every_layer(stage1, tokenizer, cached):
     model = weights.load_model(stage1, device="cpu", dtype="float32")
@@ -348,7 +392,10 @@ def test_a_blank_picture_of_llava_next_fills_its_places(next_folder):
     model = weights.load_model(next_folder, device="cpu", dtype="float32")
     row = blank_row(model.config, True, False)
     tiling = Tiling.of((14, 14), model.config.image_grid_pinpoints, 14, 7)
-    assert len(row["pixel_values"]) == tiling.num_views and int((row["input_ids"] == model.config.image_token_id).sum()) == tiling.num_tokens
+    assert (
+        len(row["pixel_values"]) == tiling.num_views
+        and int((row["input_ids"] == model.config.image_token_id).sum()) == tiling.num_tokens
+    )
     assert torch.isfinite(loss(model, supervised_at_the_end(row)))
 
 
@@ -364,17 +411,43 @@ def test_one_process_has_the_micro_batches_and_no_blank_row(stage1):
         assert count == 6 and all(torch.equal(part[name], other[name]) for name in other)
 
 
-# ---------------------------------------------------------------------------------------------------------------- torchrun
+# ------------------------------------------------------------ torchrun
 def launched(out, count: int, *flags: str):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), "train.py", "--stage", "2", "--out", str(out)]
-    command += ["--max-steps", "30", "--batch-size", "3", "--device", "cpu", "--dtype", "float32", "--learning-rate", "1e-3"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(count),
+        "train.py",
+        "--stage",
+        "2",
+        "--out",
+        str(out),
+    ]
+    command += [
+        "--max-steps",
+        "30",
+        "--batch-size",
+        "3",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--learning-rate",
+        "1e-3",
+    ]
     command += ["--optimizer", "adamw", "--weight-decay", "0", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": free_port()}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def ranks_of(parent: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True
+    ).stdout
     return sorted(map(int, found.split()))
 
 
@@ -394,7 +467,10 @@ def test_torchrun_one_process_killed_stops_all_then_ctrl_c_saves_and_both_resume
     until(lambda: (out / "checkpoint.1").exists(), process)
     os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode and "train.py: error: another process of this training has ended: the same command with --resume" in said
+    assert (
+        process.returncode
+        and "train.py: error: another process of this training has ended: the same command with --resume" in said
+    )
     process = launched(out, 2, "--resume", *flags)
     saved = (out / "metrics.jsonl").stat().st_mtime_ns
     until(lambda: (out / "metrics.jsonl").stat().st_mtime_ns != saved, process)

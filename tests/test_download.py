@@ -20,11 +20,19 @@ from minillava.weights.download import SUMS, folder_or_download, needed_files
 from minillava.weights.download import download as fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-BAIT = {"pytorch_model.bin": b"\x80\x04", "README.md": b"words", "tf_model.h5": b"other", "sub/model.safetensors": b"elsewhere"}
+BAIT = {
+    "pytorch_model.bin": b"\x80\x04",
+    "README.md": b"words",
+    "tf_model.h5": b"other",
+    "sub/model.safetensors": b"elsewhere",
+}
 
 
 class Hub(BaseHTTPRequestHandler):
-    """One model, `some/llava`, as the Hub serves it. The server's `cut` breaks the first answer with that file off in its middle."""
+    """One model, `some/llava`, as the Hub serves it.
+
+    The server's `cut` breaks the first answer with that file off in its middle.
+    """
 
     def do_HEAD(self):
         self.answer(body=False)
@@ -43,7 +51,11 @@ class Hub(BaseHTTPRequestHandler):
             return self.refuse(404, "RevisionNotFound" if "/revision/" in self.path else "RepoNotFound")
         name = match[1]
         content = self.server.files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+        }
         if name in self.server.lies:
             content = bytes(reversed(content))
         self.send(content, body, headers, cut=body and name == self.server.cut)
@@ -53,7 +65,14 @@ class Hub(BaseHTTPRequestHandler):
         for name, content in self.server.files.items():
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-            files.append({"rfilename": name, "size": len(content), "blobId": git, **({"lfs": lfs} if name.endswith(".safetensors") else {})})
+            files.append(
+                {
+                    "rfilename": name,
+                    "size": len(content),
+                    "blobId": git,
+                    **({"lfs": lfs} if name.endswith(".safetensors") else {}),
+                }
+            )
         return {"id": "some/llava", "sha": COMMIT, "siblings": files}
 
     def send(self, content: bytes, body: bool, headers: dict, cut: bool = False) -> None:
@@ -102,9 +121,16 @@ def hub(llava, tmp_path):  # noqa: F811
 
 def command(hub, *arguments) -> subprocess.Popen:
     """A command with this Hub, in a process of its own, since huggingface_hub reads HF_ENDPOINT when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "hf_none",
+    }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "minillava.weights", *map(str, arguments)], env=environment, cwd=weights.ROOT, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-m", "minillava.weights", *map(str, arguments)], env=environment, cwd=weights.ROOT, **pipes
+    )
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -121,8 +147,19 @@ def test_what_is_needed_comes_whole_and_once(hub, llava, tmp_path):  # noqa: F81
     status, said, noted = download(hub, out)
     assert (status, said) == (0, f"{out}\n"), noted
     assert f"downloading some/llava at {COMMIT[:12]}: 10 files, 0.00 GB, to {out}" in noted
-    needed = {"chat_template.jinja", "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
-    needed |= {"generation_config.json", weights.INDEX, *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2))}
+    needed = {
+        "chat_template.jinja",
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    needed |= {
+        "generation_config.json",
+        weights.INDEX,
+        *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2)),
+    }
     assert {path.name for path in out.iterdir()} == {*needed, SUMS} and not list(tmp_path.rglob("*.part"))
     assert (out / SUMS).read_text().startswith(f"# some/llava at {COMMIT}\n")
     assert subprocess.run(["sha256sum", "--check", "--quiet", SUMS], cwd=out, check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""The tiny world's benchmark: scores worked by hand, and answers that do not depend on who stands beside them in a batch."""
+"""The tiny world's benchmark: scores worked by hand, and answers that do not depend on who stands beside them in a
+batch.
+"""
 
 import pytest
 import torch
@@ -20,12 +22,18 @@ def test_the_truth_scores_one_and_nonsense_nothing():
 
 def test_half_of_the_answers_right_is_half():
     asked = [case for case in cases("val", 60) if case.question.kind == "existence"][:20]
-    answers = [case.question.short for case in asked[:10]] + [{"yes": "no", "no": "yes"}[case.question.short] for case in asked[10:]]
+    answers = [case.question.short for case in asked[:10]] + [
+        {"yes": "no", "no": "yes"}[case.question.short] for case in asked[10:]
+    ]
     assert score(asked, answers) == {"existence": 0.5}
 
 
 def test_f1_of_named_things():
-    case = next(case for case in cases("val", 60) if case.question.kind == "list" and len({t.name for t in case.scene.things}) == 2)
+    case = next(
+        case
+        for case in cases("val", 60)
+        if case.question.kind == "list" and len({t.name for t in case.scene.things}) == 2
+    )
     one = case.scene.things[0].name
     absent = next(name for name in ("cat", "bus", "drum") if name not in {t.name for t in case.scene.things})
     assert score([case], [f"There is a {one}."])["list"] == pytest.approx(2 * 1 / (2 + 1))
@@ -42,8 +50,12 @@ def test_splits_ask_about_different_scenes():
 @pytest.fixture(scope="module")
 def small():
     tokenizer = Tokenizer.train(["USER: ASSISTANT: Is there a cat? Where is the dog? Yes, there is a cat."] * 5, 360)
-    tower = VisionConfig(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7)
-    text = TextConfig(tokenizer.vocab_size, 40, 56, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)
+    tower = VisionConfig(
+        hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7
+    )
+    text = TextConfig(
+        tokenizer.vocab_size, 40, 56, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256
+    )
     torch.manual_seed(2)
     model = Llava(LlavaConfig(tower, text, tokenizer.image_id)).eval()
     with torch.no_grad():

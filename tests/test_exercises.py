@@ -1,4 +1,6 @@
-"""The exercises: stubs say that they are stubs, solutions pass, every known mistake is told its own sentence, and no file can harm the check."""
+"""The exercises: stubs say that they are stubs, solutions pass, every known mistake is told its own sentence, and no
+file can harm the check.
+"""
 
 import ast
 import doctest
@@ -47,10 +49,12 @@ def solution_file(folder: Path, key: str) -> Path:
     return path
 
 
-# ---------------------------------------------------------------------------------------------------------------- the stubs
+# ------------------------------------------------------------ the stubs
 def test_every_exercise_has_its_trial_and_its_mistakes():
     assert KEYS and set(TRIALS) == set(KEYS) == set(MISTAKES)
-    assert {key: FILES[key].stem for key in KEYS} == {key: trial.__name__.rpartition(".")[2] for key, trial in TRIALS.items()}
+    assert {key: FILES[key].stem for key in KEYS} == {
+        key: trial.__name__.rpartition(".")[2] for key, trial in TRIALS.items()
+    }
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -65,7 +69,12 @@ def test_a_stub_has_one_docstring_and_says_what_it_replaces(key):
 @pytest.mark.parametrize("key", KEYS)
 def test_the_worked_example_is_true_of_the_solution(key):
     names = {"torch": torch, "math": math, "model": TextOnly() if key == "merge" else small_llava(), "KVCache": KVCache}
-    names |= {"TextConfig": TextConfig, "VisionConfig": VisionConfig, "LlavaConfig": LlavaConfig, "LoopConfig": loop.LoopConfig}
+    names |= {
+        "TextConfig": TextConfig,
+        "VisionConfig": VisionConfig,
+        "LlavaConfig": LlavaConfig,
+        "LoopConfig": loop.LoopConfig,
+    }
     names |= {"language_model": small_llava().language_model}
     names |= {swap.short(target): part for target, part in solution(key).items()}
     text = ast.get_docstring(ast.parse(FILES[key].read_text(encoding="utf-8")))
@@ -83,7 +92,7 @@ def test_a_stub_says_that_it_is_not_written(key):
     assert any(sentence in line.sentence for sentence in stub_sentences(key))
 
 
-# ---------------------------------------------------------------------------------------------------------------- steps 1 to 3
+# ------------------------------------------------------------ steps 1 to 3
 @pytest.mark.parametrize("key", KEYS)
 def test_a_solution_passes(key):
     assert [line.text for line in examine(key, solution(key), whole=False) if not line.ok] == []
@@ -98,7 +107,9 @@ def test_there_are_at_least_four_mistakes_each_with_a_sentence(key):
 
 @pytest.mark.parametrize(("key", "mistake"), PAIRS, ids=[f"{key}-{number}" for number, (key, _) in enumerate(PAIRS)])
 def test_a_known_mistake_is_told_its_own_sentence(key, mistake):
-    parts = {target: mistake.part if swap.short(target) == mistake.name else part for target, part in solution(key).items()}
+    parts = {
+        target: mistake.part if swap.short(target) == mistake.name else part for target, part in solution(key).items()
+    }
     last = list(examine(key, parts, whole=False))[-1]
     assert not last.ok and last.sentence == mistake.sentence
 
@@ -111,7 +122,7 @@ def test_an_unknown_mistake_is_shown_with_its_place():
     assert "it gives a list where a tensor is due" in list(examine("rms_norm", parts, whole=False))[-1].sentence
 
 
-# ---------------------------------------------------------------------------------------------------------------- step 4
+# ------------------------------------------------------------ step 4
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in TRAINED])
 def test_the_whole_model_runs_on_a_solution(key):
     right, sentence = whole_model(key, solution(key))
@@ -130,7 +141,12 @@ def test_a_wrong_part_is_heard():
     wrong = next(mistake.part for mistake in MISTAKES["rope"] if "interleaved" in mistake.sentence)
     parts = {**solution("rope"), "minillava.language_model.apply_rope": wrong}
     *_, last = examine("rope", parts)
-    assert last.step == 4 and not last.ok and "differ by" in last.sentence and "on this part the model says" in last.sentence
+    assert (
+        last.step == 4
+        and not last.ok
+        and "differ by" in last.sentence
+        and "on this part the model says" in last.sentence
+    )
 
 
 def test_a_wrong_loss_is_heard():
@@ -139,7 +155,7 @@ def test_a_wrong_loss_is_heard():
     assert not right and "on this part the model says" in sentence
 
 
-# ---------------------------------------------------------------------------------------------------------------- swapping
+# ------------------------------------------------------------ swapping
 def test_copies_are_replaced_and_come_back():
     targets = ["minillava.training.run.next_token_loss", "minillava.vision.VisionLayer", "minillava.generation.sample"]
     before = [loop.next_token_loss, vision.VisionLayer]
@@ -148,7 +164,9 @@ def test_copies_are_replaced_and_come_back():
         assert loop.next_token_loss() == training.next_token_loss() == language.next_token_loss() == 7
         assert pretrain_vision.VisionLayer is vision.VisionLayer is fakes[targets[1]]
         assert calls[targets[0]] == 3
-    assert before == [training.next_token_loss, pretrain_vision.VisionLayer] == [loop.next_token_loss, vision.VisionLayer]
+    assert (
+        before == [training.next_token_loss, pretrain_vision.VisionLayer] == [loop.next_token_loss, vision.VisionLayer]
+    )
     assert language.next_token_loss is loop.next_token_loss
 
 
@@ -167,14 +185,16 @@ def test_the_model_runs_on_all_parts_at_once(tmp_path, capsys):
     given = [argument for file in files for argument in ("--with", str(file))]
     chat.main(["--image", str(CAT), QUESTION, "--weights", str(TINY), "--max-new-tokens", "20", *given])
     assert capsys.readouterr().out == expected
-    called = {target for key in ("rope", "sample", "contrastive") for target, count in product(key).calls.items() if count}
+    called = {
+        target for key in ("rope", "sample", "contrastive") for target, count in product(key).calls.items() if count
+    }
     with quiet():
         everything = {target: part for key in KEYS for target, part in solution(key).items()}
         called |= {target for target, count in run_training(everything).calls.items() if count}
     assert called == set(everything)
 
 
-# ---------------------------------------------------------------------------------------------------------------- --with
+# ------------------------------------------------------------ --with
 def test_chat_with_an_unfinished_exercise_is_one_sentence(capsys):
     arguments = ["--image", str(CAT), QUESTION, "--weights", str(TINY), "--with", str(FILES["rope"])]
     assert run(lambda: chat.main(arguments), "chat.py") == 2
@@ -194,7 +214,10 @@ FILE = 'REPLACES = "minillava.language_model.rms_norm"\n'
         ('REPLACES = "os.nonsense.x"\n', "is not in the product"),
         (FILE, "has no function rms_norm"),
         (FILE + "rms_norm = 3\n", "must be a function, but it is of the type int"),
-        (FILE + "def rms_norm(x, weight, eps):\n    return undefined\n", "rms_norm raised NameError: name 'undefined' is not defined (line 3)"),
+        (
+            FILE + "def rms_norm(x, weight, eps):\n    return undefined\n",
+            "rms_norm raised NameError: name 'undefined' is not defined (line 3)",
+        ),
         (FILE + "def rms_norm(x, weight, eps):\n    return None\n", "the model cannot run on"),
         (FILE + "def rms_norm(x, weight eps):\n", "line 2: Python cannot read this"),
         (FILE + "1 / 0\n", "cannot be imported: ZeroDivisionError: division by zero (line 2)"),
@@ -219,7 +242,7 @@ def test_two_files_for_one_part(tmp_path):
         pass
 
 
-# ---------------------------------------------------------------------------------------------------------------- files that misbehave
+# ------------------------------------------------------------ files that misbehave
 DAEMON = """
 import os, time
 if os.fork() == 0:
@@ -251,14 +274,20 @@ def test_a_file_that_misbehaves_ends_in_one_sentence_and_leaves_nothing(tmp_path
 
 def test_a_check_from_start_to_end(tmp_path, capfd):
     file = tmp_path / "mine.py"
-    file.write_text("def rms_norm(x, weight, eps):\n    print('hi')\n    return weight * (x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt())\n")
+    file.write_text(
+        "def rms_norm(x, weight, eps):\n    print('hi')\n    return weight * (x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt())\n"
+    )
     assert not report("rms_norm", file)
     lines = capfd.readouterr().out.splitlines()
-    assert [line[0] for line in lines[1:4]] == ["1", "2", "4"] and lines[1].endswith("yes") and "in float16 the square of 300" in lines[2]
+    assert (
+        [line[0] for line in lines[1:4]] == ["1", "2", "4"]
+        and lines[1].endswith("yes")
+        and "in float16 the square of 300" in lines[2]
+    )
     assert "the model says" in lines[3] and "your file printed: hi" in lines[4]
 
 
-# ---------------------------------------------------------------------------------------------------------------- mutants
+# ------------------------------------------------------------ mutants
 @pytest.mark.parametrize("key", ["rope", "rms_norm", "schedule", "label_mask", "bpe", "loss"])
 def test_a_sample_of_the_mutants_is_caught(key, monkeypatch):
     """All of them: python -m lessons.mutate."""

@@ -30,13 +30,20 @@ def test_transformers_says_the_same_of_the_same_picture(tiny, tmp_path, capsys):
     command(["export", "weights/tiny", "--layout", "llava-hf", "--out", str(folder)])
     assert capsys.readouterr().out == f"{folder}\n"
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
-    processor, theirs = AutoProcessor.from_pretrained(folder), LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor, theirs = (
+        AutoProcessor.from_pretrained(folder),
+        LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(),
+    )
     for question in (QUESTION, "What color is the background?", "Describe the picture."):
         content = [{"type": "image"}, {"type": "text", "text": question}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=prompt, images=Image.open(CAT).convert("RGB"), return_tensors="pt")
         said = theirs.generate(**inputs, max_new_tokens=40, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        assert processor.decode(said, skip_special_tokens=True).strip() == answer(*tiny, CAT, question, max_new_tokens=40).strip() != ""
+        assert (
+            processor.decode(said, skip_special_tokens=True).strip()
+            == answer(*tiny, CAT, question, max_new_tokens=40).strip()
+            != ""
+        )
 
 
 def test_the_originals_layout_comes_back(tiny, tmp_path):
@@ -44,7 +51,12 @@ def test_the_originals_layout_comes_back(tiny, tmp_path):
     folder = tmp_path / "exported"
     command(["export", "weights/tiny", "--layout", "original", "--out", str(folder)])
     names = set(load_file(folder / "model.safetensors"))
-    assert {"model.embed_tokens.weight", "model.norm.weight", "model.mm_projector.0.weight", "model.mm_projector.2.bias"} <= names
+    assert {
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "model.mm_projector.0.weight",
+        "model.mm_projector.2.bias",
+    } <= names
     assert not any("vision" in name for name in names)
     again, its_processor = weights.load(folder, vision=folder / "vision_tower", **CPU)
     rows = again.config.text_config.vocab_size
@@ -60,7 +72,11 @@ def test_the_originals_layout_comes_back(tiny, tmp_path):
 @pytest.mark.parametrize("pinpoints", [(), ((672, 336), (336, 1008))])
 def test_the_originals_config_is_read_as_it_was_written(scaling, pinpoints):
     config = read_config({"model_type": "llava", "vision_feature_layer": -1, "projector_type": "linear"})
-    config = replace(config, text_config=replace(config.text_config, rope_scaling=scaling, rope_theta=3e5), image_grid_pinpoints=pinpoints)
+    config = replace(
+        config,
+        text_config=replace(config.text_config, rope_scaling=scaling, rope_theta=3e5),
+        image_grid_pinpoints=pinpoints,
+    )
     values = json.loads(json.dumps(write_original_config(config, "openai/clip-vit-large-patch14-336", pad=True)))
     assert read_config(values) == config
     assert values["rope_scaling"] == (None if scaling is None else {"type": "linear", "factor": 2.0})

@@ -38,7 +38,9 @@ def data(tmp_path) -> dict:
 def seen(monkeypatch) -> list[int]:
     """How many pictures the tower looked at, call by call."""
     calls, forward = [], VisionTransformer.forward
-    monkeypatch.setattr(VisionTransformer, "forward", lambda self, pixels: calls.append(len(pixels)) or forward(self, pixels))
+    monkeypatch.setattr(
+        VisionTransformer, "forward", lambda self, pixels: calls.append(len(pixels)) or forward(self, pixels)
+    )
     return calls
 
 
@@ -50,7 +52,15 @@ def no_sample_answers_and_no_plot(monkeypatch):
 
 
 def config(out, **changes) -> TrainConfig:
-    settings = dict(stage=1, weights="weights/tiny-stage1", out=str(out), max_steps=3, batch_size=3, save_every=2, learning_rate=1e-3)
+    settings = dict(
+        stage=1,
+        weights="weights/tiny-stage1",
+        out=str(out),
+        max_steps=3,
+        batch_size=3,
+        save_every=2,
+        learning_rate=1e-3,
+    )
     return TrainConfig(**{**settings, "seed": 1, "device": "cpu", "dtype": "float32", **changes})
 
 
@@ -69,7 +79,7 @@ def pictures(data) -> list[Path]:
     return [Path(data["images"]) / f"{i}.png" for i in range(10)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- the same training
+# ------------------------------------------------------------ the same training
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_losses_are_the_same_with_and_without(data, tmp_path, seen, capsys, dtype):
     few = dict(max_steps=1, batch_size=2) if dtype == "bfloat16" else {}  # slow on a CPU without its instructions
@@ -82,7 +92,9 @@ def test_losses_are_the_same_with_and_without(data, tmp_path, seen, capsys, dtyp
     bytes_each = 49 * 192 * (4 if dtype == "float32" else 2)
     assert f"the features of 9 of 10 pictures take {9 * bytes_each / 1e9:.2f} GB" in capsys.readouterr().out
     stored = [tensor for path in (tmp_path / "cache").rglob("*.safetensors") for tensor in load_file(path).values()]
-    assert len(stored) == 9 and {(tuple(tensor.shape), tensor.dtype) for tensor in stored} == {((49, 192), getattr(torch, dtype))}
+    assert len(stored) == 9 and {(tuple(tensor.shape), tensor.dtype) for tensor in stored} == {
+        ((49, 192), getattr(torch, dtype))
+    }
 
     if dtype == "float32":
         train(replace(cached, out=str(tmp_path / "again"), workers=2))
@@ -104,7 +116,8 @@ def test_killed_and_resumed_with_a_cache_is_bit_for_bit_the_run_that_was_not(dat
         patch.setattr(loop, "learning_rate", die)
         with pytest.raises(SystemExit):
             train(config(tmp_path / "broken", workers=0, **settings))
-    moved = replace(config(tmp_path / "broken", resume=True, workers=2, **data), cache_features=str(tmp_path / "moved"))  # computed once more
+    # computed once more
+    moved = replace(config(tmp_path / "broken", resume=True, workers=2, **data), cache_features=str(tmp_path / "moved"))
     train(moved)
     ours, theirs = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("broken", "whole"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -112,7 +125,7 @@ def test_killed_and_resumed_with_a_cache_is_bit_for_bit_the_run_that_was_not(dat
         train(replace(moved, cache_features=""))
 
 
-# ---------------------------------------------------------------------------------------------------------------- never stale
+# ------------------------------------------------------------ never stale
 def test_another_picture_under_the_same_name_and_size_and_time_is_seen(data, tmp_path, seen):
     cache = cache_for(tmp_path / "cache")
     cache.fill(pictures(data), 2, False)
@@ -173,7 +186,7 @@ def test_another_tower_or_preparation_has_features_of_its_own(data, tmp_path, ch
     assert FeatureCache(tmp_path / "cache", model, processor, dtype).folder != first.folder
 
 
-# ---------------------------------------------------------------------------------------------------------------- the files
+# ------------------------------------------------------------ the files
 def test_a_killed_computation_goes_on_and_a_torn_shard_is_made_again(data, tmp_path, seen, monkeypatch, capsys):
     monkeypatch.setattr(features, "SHARD_BYTES", 3 * 49 * 192 * 4)  # three pictures a shard
     cache, saved = cache_for(tmp_path / "cache"), features.save_file
@@ -207,7 +220,10 @@ def test_a_disk_without_room_is_told_before_anything_is_written(data, tmp_path, 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: usage._replace(free=features.SPARE + 8 * 49 * 192 * 4))
     cache = cache_for(tmp_path / "cache")
-    with pytest.raises(UserError, match=r"the features of 9 of 10 pictures take 0\.00 GB, and 1\.07 GB are free: leave out --cache-features"):
+    with pytest.raises(
+        UserError,
+        match=r"the features of 9 of 10 pictures take 0\.00 GB, and 1\.07 GB are free: leave out --cache-features",
+    ):
         cache.fill(pictures(data), 2, False)
     assert not list(cache.folder.iterdir()) and not seen
 
@@ -231,11 +247,15 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(data, tmp_path, monkeyp
 def test_a_broken_picture_stops_or_is_left_out_and_listed(data, tmp_path):
     (Path(data["images"]) / "4.png").write_bytes(b"no picture")
     settings = config(tmp_path / "out", cache_features=str(tmp_path / "cache"), **data)
-    with pytest.raises(UserError, match=r"4\.png is not a picture that can be read; --skip-broken leaves such records out"):
+    with pytest.raises(
+        UserError, match=r"4\.png is not a picture that can be read; --skip-broken leaves such records out"
+    ):
         train(settings)
     train(replace(settings, skip_broken=True))
     (listed,) = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
-    assert json.loads(listed)["image"] == "4.png" and json.loads(listed)["why"].endswith("4.png is not a picture that can be read.")
+    assert json.loads(listed)["image"] == "4.png" and json.loads(listed)["why"].endswith(
+        "4.png is not a picture that can be read."
+    )
     assert len(losses(tmp_path / "out")) == 3
 
 

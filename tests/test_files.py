@@ -52,8 +52,18 @@ def test_paths_as_people_give_them(tmp_path, monkeypatch):
         path = tmp_path / "my pics" / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        typed = [f"my pics/{name}", str(path), f"~/my pics/{name}", shlex.quote(str(path)), shlex.quote(f"my pics/{name}") + " ", f"“{path}”"]
-        typed += [re.sub(r"([^\w/.%-])", r"\\\1", f"my pics/{name}"), "~/" + re.sub(r"([^\w/.%-])", r"\\\1", f"my pics/{name}")]
+        typed = [
+            f"my pics/{name}",
+            str(path),
+            f"~/my pics/{name}",
+            shlex.quote(str(path)),
+            shlex.quote(f"my pics/{name}") + " ",
+            f"“{path}”",
+        ]
+        typed += [
+            re.sub(r"([^\w/.%-])", r"\\\1", f"my pics/{name}"),
+            "~/" + re.sub(r"([^\w/.%-])", r"\\\1", f"my pics/{name}"),
+        ]
         typed += [path.as_uri(), "file://localhost" + quote(str(path)), f'"{path.as_uri()}"']
         typed += [f'"{path}"'] if '"' not in name else []
         for text in typed:

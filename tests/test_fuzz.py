@@ -1,4 +1,5 @@
-"""500 made-up files for the loaders: each works or ends in one sentence, in less than 5 seconds and 1 GB. Not a part of the default run:
+"""500 made-up files for the loaders: each works or ends in one sentence, in less than 5 seconds and 1 GB. Not a part of
+the default run:
 
     python -m pytest -m fuzz
 
@@ -36,10 +37,28 @@ from minillava.training.samples import JsonSamples
 
 SECONDS, BYTES = 5, 10**9
 pytestmark = pytest.mark.fuzz
-fuzz = settings(max_examples=125, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+fuzz = settings(
+    max_examples=125, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 NUMBERS = [0, 1, -1, 2, 7, 255, 2**16, 2**24, 2**31, 2**63, 10**30, 0.5, -0.0, 1e300, float("inf"), float("nan")]
-WORDS = ["", "a", "llava", "llama", "default", "full", "linear", "gelu", "F32", "I64", "..", "/etc/passwd", "\0", "é\ud800", "x" * 10_000]
+WORDS = [
+    "",
+    "a",
+    "llava",
+    "llama",
+    "default",
+    "full",
+    "linear",
+    "gelu",
+    "F32",
+    "I64",
+    "..",
+    "/etc/passwd",
+    "\0",
+    "é\ud800",
+    "x" * 10_000,
+]
 scalars = st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(WORDS) | st.text(max_size=9)
 keys = st.sampled_from(WORDS) | st.text(max_size=5)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4))
@@ -129,7 +148,7 @@ def text_of(tree) -> bytes:
     return json.dumps(tree, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-# ---------------------------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------ folders
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small LLaVA with all the files that a folder may hold."""
@@ -143,7 +162,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-JSON_FILES = ("config.json", "config.json", "config.json", "preprocessor_config.json", "generation_config.json", "tokenizer_config.json")
+JSON_FILES = (
+    "config.json",
+    "config.json",
+    "config.json",
+    "preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+)
 
 
 @fuzz
@@ -177,7 +203,7 @@ def test_safetensors_headers(folder, data, tmp_path_factory):
     shutil.rmtree(broken)
 
 
-# ---------------------------------------------------------------------------------------------------------------- records
+# ------------------------------------------------------------ records
 RECORD = {
     "id": "1",
     "image": "a.png",
@@ -195,11 +221,15 @@ RECORD = {
 def test_records(data, tmp_path_factory):
     images = tmp_path_factory.mktemp("images")
     Image.new("RGB", (5, 7)).save(images / "a.png")
-    records = data.draw(changed([RECORD, {**RECORD, "image": ["a.png"]}, {"conversations": RECORD["conversations"][2:]}]))
+    records = data.draw(
+        changed([RECORD, {**RECORD, "image": ["a.png"]}, {"conversations": RECORD["conversations"][2:]}])
+    )
     content = text_of(records)
     if isinstance(records, list) and data.draw(st.booleans()):
         content = b"\n".join(map(text_of, records))
-    content = content.decode("utf-8", "replace").encode(data.draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"])))
+    content = content.decode("utf-8", "replace").encode(
+        data.draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"]))
+    )
     path = images / "data.json"
     path.write_bytes(data.draw(damaged(content)) if data.draw(st.integers(0, 4)) == 0 else content)
     with limits():
@@ -210,7 +240,7 @@ def test_records(data, tmp_path_factory):
     shutil.rmtree(images)
 
 
-# ---------------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------ pictures
 @cache
 def pictures() -> list[bytes]:
     """Small files of many kinds."""

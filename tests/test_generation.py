@@ -7,7 +7,16 @@ import torch
 from conftest import IMAGE, prompt
 
 from minillava.errors import UserError
-from minillava.generation import Sampling, collate_prompts, generate, generate_batch, keep_top_k, keep_top_p, new_cache, sample
+from minillava.generation import (
+    Sampling,
+    collate_prompts,
+    generate,
+    generate_batch,
+    keep_top_k,
+    keep_top_p,
+    new_cache,
+    sample,
+)
 
 NEVER = 10_000  # an end token that no model says
 
@@ -34,7 +43,7 @@ def counted(model, monkeypatch) -> dict:
     return counts
 
 
-# ---------------------------------------------------------------------------------------------------------------- greedy
+# ------------------------------------------------------------ greedy
 def test_greedy_equals_transformers(pair):
     theirs, ours = pair
     for seed in range(3):
@@ -76,7 +85,12 @@ def test_the_second_picture_alone_is_encoded_when_the_cache_holds_the_first(pair
     _, ours = pair
     two = prompt(pictures=2)
     expected, cache = ids_of(ours, two), new_cache(ours, 1, 64)
-    ids_of(ours, {"input_ids": two["input_ids"][:, :5], "pixel_values": two["pixel_values"][:1]}, cache=cache, max_new_tokens=1)
+    ids_of(
+        ours,
+        {"input_ids": two["input_ids"][:, :5], "pixel_values": two["pixel_values"][:1]},
+        cache=cache,
+        max_new_tokens=1,
+    )
     counts = counted(ours, monkeypatch)
     assert ids_of(ours, two, cache=cache) == expected and counts["pictures"] == 1
 
@@ -84,7 +98,11 @@ def test_the_second_picture_alone_is_encoded_when_the_cache_holds_the_first(pair
 def test_pictures_that_do_not_fit_the_prompt(pair):
     _, ours = pair
     one, two = prompt(), prompt(pictures=2)
-    for ids, pixels in ((one["input_ids"], two["pixel_values"]), (one["input_ids"], None), (torch.tensor([[1, 5]]), one["pixel_values"])):
+    for ids, pixels in (
+        (one["input_ids"], two["pixel_values"]),
+        (one["input_ids"], None),
+        (torch.tensor([[1, 5]]), one["pixel_values"]),
+    ):
         with pytest.raises(ValueError, match="image tokens"):
             ids_of(ours, {"input_ids": ids, "pixel_values": pixels})
 
@@ -114,11 +132,17 @@ def test_batch_equals_one_by_one(pair):
 
 
 def test_padding_on_either_side(pair):
-    """A batch padded on the right, as the trainings pad, gives the same answers as one padded on the left, and as each prompt alone."""
+    """A batch padded on the right, as the trainings pad, gives the same answers as one padded on the left, and as each
+    prompt alone.
+    """
     _, ours = pair
     rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
     left = collate_prompts(rows)
-    right = {**left, "input_ids": torch.zeros_like(left["input_ids"]), "attention_mask": torch.zeros_like(left["input_ids"])}
+    right = {
+        **left,
+        "input_ids": torch.zeros_like(left["input_ids"]),
+        "attention_mask": torch.zeros_like(left["input_ids"]),
+    }
     for index, row in enumerate(rows):
         length = row["input_ids"].shape[1]
         right["input_ids"][index, :length], right["attention_mask"][index, :length] = row["input_ids"][0], 1
@@ -131,7 +155,10 @@ def test_padding_on_either_side(pair):
 
 def test_collated_prompts_are_padded_on_the_left():
     batch = collate_prompts([{"input_ids": torch.tensor([[5, 6]])}, {"input_ids": torch.tensor([[7, 8, 9]])}])
-    assert batch["input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]] and batch["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert batch["input_ids"].tolist() == [[0, 5, 6], [7, 8, 9]] and batch["attention_mask"].tolist() == [
+        [0, 1, 1],
+        [1, 1, 1],
+    ]
     assert set(batch) == {"input_ids", "attention_mask"}
 
 
@@ -150,7 +177,9 @@ def test_the_model_cannot_say_a_picture(pair, monkeypatch):
     """The placeholder among the ids would ask for a picture that there is not."""
     _, ours = pair
     forward = ours.language_model.logits
-    monkeypatch.setattr(ours.language_model, "logits", lambda hidden: forward(hidden).index_fill(-1, torch.tensor([IMAGE]), 99.0))
+    monkeypatch.setattr(
+        ours.language_model, "logits", lambda hidden: forward(hidden).index_fill(-1, torch.tensor([IMAGE]), 99.0)
+    )
     assert IMAGE not in ids_of(ours, prompt())
 
 
@@ -166,12 +195,13 @@ def test_the_context_ends_the_answer(pair):
     inputs = prompt(range(3, 40))
     context = ours.config.text_config.max_position_embeddings
     assert len(ids_of(ours, inputs, max_new_tokens=1000)) == context - inputs["input_ids"].shape[1]
-    assert len(ids_of(ours, prompt(), cache=new_cache(ours, 1, 10), max_new_tokens=50)) == 3  # 8 + 2 positions run, and the last id does not
+    # 8 + 2 positions run, and the last id does not
+    assert len(ids_of(ours, prompt(), cache=new_cache(ours, 1, 10), max_new_tokens=50)) == 3
     with pytest.raises(UserError, match=r"128 tokens long .* context is 128"):
         ids_of(ours, {"input_ids": torch.ones(1, context, dtype=torch.int64)})
 
 
-# ---------------------------------------------------------------------------------------------------------------- sampling
+# ------------------------------------------------------------ sampling
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()
 
 
@@ -209,7 +239,9 @@ def test_cuts_equal_transformers():
 
     logits = torch.randn(50, 40, generator=torch.Generator().manual_seed(1))
     for p in (0.1, 0.5, 0.9, 0.99):
-        assert torch.equal(keep_top_p(logits.double(), p) > -math.inf, TopPLogitsWarper(p)(None, logits.double()) > -math.inf)
+        assert torch.equal(
+            keep_top_p(logits.double(), p) > -math.inf, TopPLogitsWarper(p)(None, logits.double()) > -math.inf
+        )
     for k in (1, 5, 39):
         assert torch.equal(keep_top_k(logits, k), TopKLogitsWarper(k)(None, logits))
 
@@ -244,7 +276,7 @@ def test_an_option_that_does_not_exist(pair):
         generate(pair[1], **prompt(), repetition_penalty=1.3)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the package
+# ------------------------------------------------------------ the package
 def test_the_package_holds_its_public_names():
     import minillava
 

@@ -17,7 +17,8 @@ from minillava.weights.hf_config import (
     write_vision_config,
 )
 
-# config.json of liuhaotian/llava-v1.5-7b and of liuhaotian/llava-v1.6-vicuna-13b, without the keys that are of no use here.
+# config.json of liuhaotian/llava-v1.5-7b and of liuhaotian/llava-v1.6-vicuna-13b, without the keys that are of no use
+# here.
 V15 = {
     "architectures": ["LlavaLlamaForCausalLM"],
     "bos_token_id": 1,
@@ -63,14 +64,23 @@ CLIP_L = VisionConfig(1024, 4096, 24, 16, 336, 14, projection_dim=768)
 VICUNA_7B = TextConfig(max_position_embeddings=4096, rms_norm_eps=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the original's
+# ------------------------------------------------------------ the original's
 def test_the_original_of_v1_5():
-    assert read_config(V15) == LlavaConfig(CLIP_L, VICUNA_7B, image_token_id=32000, vision_feature_layer=-2, projector_type="mlp2x_gelu")
+    assert read_config(V15) == LlavaConfig(
+        CLIP_L, VICUNA_7B, image_token_id=32000, vision_feature_layer=-2, projector_type="mlp2x_gelu"
+    )
     assert read_config(V15).num_image_tokens == 576
 
 
 def test_the_original_of_v1_6():
-    text = replace(VICUNA_7B, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40, num_key_value_heads=40)
+    text = replace(
+        VICUNA_7B,
+        hidden_size=5120,
+        intermediate_size=13824,
+        num_hidden_layers=40,
+        num_attention_heads=40,
+        num_key_value_heads=40,
+    )
     turned = ((672, 336), (336, 672), (672, 672), (336, 1008), (1008, 336))  # the original says (width, height)
     assert read_config(V16) == LlavaConfig(CLIP_L, text, image_grid_pinpoints=turned)
 
@@ -94,7 +104,9 @@ def test_the_originals_settings(change, expected):
 
 def test_the_first_llava_had_one_matrix():
     """LLaVA v1 names no projector."""
-    assert read_config({key: value for key, value in V15.items() if key != "mm_projector_type"}).projector_type == "linear"
+    assert (
+        read_config({key: value for key, value in V15.items() if key != "mm_projector_type"}).projector_type == "linear"
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +116,11 @@ def test_the_first_llava_had_one_matrix():
         (V15, {"mm_projector_type": "mlp3x_gelu"}, "'mlp3x_gelu' is not supported"),
         (V15, {"mm_use_im_start_end": True}, "mm_use_im_start_end True is not supported"),
         (V15, {"mm_vision_select_feature": "cls"}, "'cls' is not supported"),
-        (V15, {"mm_vision_tower": "google/siglip-so400m-patch14-384"}, "vision tower 'siglip-so400m-patch14-384' is not supported"),
+        (
+            V15,
+            {"mm_vision_tower": "google/siglip-so400m-patch14-384"},
+            "vision tower 'siglip-so400m-patch14-384' is not supported",
+        ),
         (V15, {"mm_vision_tower": None}, "vision tower 'None' is not supported"),
         (V15, {"mm_vision_select_layer": "last"}, "vision_feature_layer must be a whole number"),
         (V15, {"hidden_size": -1}, "hidden_size must be a positive"),
@@ -120,16 +136,30 @@ def test_an_original_config_that_cannot_be_is_a_sentence(base, change, said):
         read_config({**base, **change})
 
 
-# ---------------------------------------------------------------------------------------------------------------- the parts
+# ------------------------------------------------------------ the parts
 def test_the_parts_of_every_kind_of_llava():
-    for values in (V15, V16, write_config(read_config(V15)), write_config(read_config(V16)), {"model_type": "llava_next", "text_config": {}}):
+    for values in (
+        V15,
+        V16,
+        write_config(read_config(V15)),
+        write_config(read_config(V16)),
+        {"model_type": "llava_next", "text_config": {}},
+    ):
         assert read_text_config(values) == read_config(values).text_config
         assert read_vision_config(values) == read_config(values).vision_config == CLIP_L
-    assert read_vision_config({"model_type": "clip", "text_config": {}, "vision_config": TOWER}) == VisionConfig(**TOWER)
+    assert read_vision_config({"model_type": "clip", "text_config": {}, "vision_config": TOWER}) == VisionConfig(
+        **TOWER
+    )
 
 
 def test_what_is_written_is_what_is_read():
-    text = TextConfig(**TEXT, num_key_value_heads=1, rope_scaling={"rope_type": "linear", "factor": 2.0}, rope_theta=3e4, eos_token_id=[2, 5])
+    text = TextConfig(
+        **TEXT,
+        num_key_value_heads=1,
+        rope_scaling={"rope_type": "linear", "factor": 2.0},
+        rope_theta=3e4,
+        eos_token_id=[2, 5],
+    )
     vision = VisionConfig(**TOWER, hidden_act="gelu")
     assert read_text_config(write_text_config(text)) == text
     assert read_vision_config(write_vision_config(vision)) == vision
@@ -146,7 +176,7 @@ def test_a_next_takes_transformers_defaults():
         read_config({"model_type": "llava_next", "text_config": {}, "vision_feature_select_strategy": "full"})
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------ mistakes
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -30,10 +30,12 @@ def official(picture, size, pad):
     return processor(picture, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
 
 
-# ---------------------------------------------------------------------- against transformers
+# ------------------------------------------------------------ against transformers
 @pytest.mark.parametrize("pad", [False, True])
 @pytest.mark.parametrize("size", [30, 224])
-@pytest.mark.parametrize("edges", [(1, 1), (2, 3), (640, 480), (480, 641), (224, 224), (225, 223), (97, 53), (16, 900), (300, 3), (500, 499)])
+@pytest.mark.parametrize(
+    "edges", [(1, 1), (2, 3), (640, 480), (480, 641), (224, 224), (225, 223), (97, 53), (16, 900), (300, 3), (500, 499)]
+)
 def test_pixel_values_are_transformers(edges, size, pad):
     picture = noise(*edges)
     ours = preprocess(picture, size, pad)
@@ -62,7 +64,7 @@ def test_a_picture_of_one_row_and_many_columns():
     assert pad_to_square(picture).size == (minillava.inputs.image.PAD_EDGE,) * 2
 
 
-# ---------------------------------------------------------------------- by hand
+# ------------------------------------------------------------ by hand
 def test_one_colour_by_hand():
     values = preprocess(Image.new("RGB", (5, 7), (255, 0, 51)), 14)
     for channel, level in enumerate((1.0, 0.0, 0.2)):
@@ -81,14 +83,17 @@ def test_padding_is_the_mean_colour_around_the_middle(edges, corner):
 
 
 def test_the_crop_is_the_middle():
-    columns = Image.fromarray(np.repeat(np.arange(7, dtype=np.uint8)[None, :, None], 4, 0).repeat(3, 2))  # 7 wide, 4 high
+    # 7 wide, 4 high
+    columns = Image.fromarray(np.repeat(np.arange(7, dtype=np.uint8)[None, :, None], 4, 0).repeat(3, 2))
     assert np.asarray(resize_and_crop(columns, 4))[0, :, 0].tolist() == [1, 2, 3, 4]
 
 
-# ---------------------------------------------------------------------- modes and orientation
+# ------------------------------------------------------------ modes and orientation
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "YCbCr"])
 def test_modes_are_converted_as_pil_does(mode, tmp_path):
-    """And as transformers does, since nothing is transparent here: it drops alpha, where we lay the picture on white (test_image_file.py)."""
+    """And as transformers does, since nothing is transparent here: it drops alpha, where we lay the picture on white
+    (test_image_file.py).
+    """
     picture = noise(20, 10).convert(mode)
     assert np.array_equal(open_image(picture), picture.convert("RGB"))
     if mode not in ("CMYK", "YCbCr"):
@@ -113,7 +118,7 @@ def test_a_photograph_is_turned_upright(tmp_path):
     assert np.array_equal(open_image(tmp_path / "photo.png"), picture.transpose(Image.Transpose.ROTATE_270))
 
 
-# ---------------------------------------------------------------------- what cannot be read
+# ------------------------------------------------------------ what cannot be read
 def png(width, height, data=b""):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -152,13 +157,19 @@ def test_what_is_no_file(tmp_path):
             open_image(source)
 
 
-# ---------------------------------------------------------------------- downloads
+# ------------------------------------------------------------ downloads
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     path = tmp_path_factory.mktemp("web") / "a.png"
     noise(6, 5).save(path)
     answers = {"/a.png": path.read_bytes(), "/big": b"x" * 5000, "/text": b"hello", "/empty": b""}
-    redirects = {"/moved": "/a.png", "/file": f"file://{path}", "/ftp": "ftp://127.0.0.1/a", "/data": "data:,a", "/round": "/round"}
+    redirects = {
+        "/moved": "/a.png",
+        "/file": f"file://{path}",
+        "/ftp": "ftp://127.0.0.1/a",
+        "/data": "data:,a",
+        "/round": "/round",
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -228,7 +239,9 @@ def test_a_download_has_limits(server, monkeypatch):
     assert time.monotonic() - begin < 0.9
 
 
-@pytest.mark.parametrize("url", ["http://", "https://a b/", "http://[", "http://127.0.0.1:1/a.png", "http://127.0.0.1:99999/"])
+@pytest.mark.parametrize(
+    "url", ["http://", "https://a b/", "http://[", "http://127.0.0.1:1/a.png", "http://127.0.0.1:99999/"]
+)
 def test_a_url_that_leads_nowhere(url):
     with pytest.raises(UserError):
         open_image(url)

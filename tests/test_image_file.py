@@ -52,8 +52,17 @@ def orientation(value: int, entries: int = 1, tail: bytes = b"\0\0\0\0") -> byte
     return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHIHH", entries, 0x0112, 3, 1, value, 0) + tail
 
 
-# ---------------------------------------------------------------------- metadata
-GARBAGE = [b"", b"Exif", b"Exif\0\0", b"Exif\0\0MM", b"Exif\0\0II*\0\xff\xff\xff\xff", b"nonsense" * 9, orientation(99), orientation(6)[:17]]
+# ------------------------------------------------------------ metadata
+GARBAGE = [
+    b"",
+    b"Exif",
+    b"Exif\0\0",
+    b"Exif\0\0MM",
+    b"Exif\0\0II*\0\xff\xff\xff\xff",
+    b"nonsense" * 9,
+    orientation(99),
+    orientation(6)[:17],
+]
 
 
 @pytest.mark.parametrize("exif", GARBAGE, ids=range(len(GARBAGE)))
@@ -63,7 +72,9 @@ def test_exif_that_cannot_be_parsed_is_ignored(exif, tmp_path):
     assert np.array_equal(read(with_segment(photo, 0xE1, exif), tmp_path), Image.open(io.BytesIO(photo)))
     assert np.array_equal(read(encoded(NOISE, "WEBP", lossless=True, exif=exif or b"\0"), tmp_path), NOISE)
     avif = encoded(NOISE, "AVIF", exif=orientation(6))
-    spoiled = avif.replace(orientation(6)[6:], exif[6:].ljust(len(orientation(6)) - 6, b"\0")[: len(orientation(6)) - 6])
+    spoiled = avif.replace(
+        orientation(6)[6:], exif[6:].ljust(len(orientation(6)) - 6, b"\0")[: len(orientation(6)) - 6]
+    )
     assert sorted(read(spoiled, tmp_path).size) == [4, 6]
 
 
@@ -79,7 +90,9 @@ def test_exif_at_random_never_costs_a_picture(tmp_path):
 def test_orientation_is_kept_where_it_can_be_read(exif, tmp_path):
     turned = NOISE.transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(read(with_chunk(encoded(NOISE), b"eXIf", exif[6:]), tmp_path), turned)
-    assert np.array_equal(read(with_chunk(with_chunk(encoded(NOISE), b"tEXt", b"a", True), b"eXIf", exif[6:]), tmp_path), turned)
+    assert np.array_equal(
+        read(with_chunk(with_chunk(encoded(NOISE), b"tEXt", b"a", True), b"eXIf", exif[6:]), tmp_path), turned
+    )
     assert read(with_segment(encoded(NOISE, "JPEG"), 0xE1, exif), tmp_path).size == turned.size
 
 
@@ -92,7 +105,9 @@ def test_every_orientation_and_only_once(kind, value, tmp_path):
     picture = read(encoded(NOISE, kind, exif=exif, **more), tmp_path)
     turn = [None, None, *map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2))][value]
     expected = NOISE if turn is None else NOISE.transpose(turn)
-    assert picture.size == expected.size and np.abs(np.asarray(picture).astype(int) - expected).mean() < (60 if kind in ("JPEG", "MPO") else 1e-9)
+    assert picture.size == expected.size and np.abs(np.asarray(picture).astype(int) - expected).mean() < (
+        60 if kind in ("JPEG", "MPO") else 1e-9
+    )
     assert open_image(picture) is picture
 
 
@@ -105,7 +120,13 @@ def test_chunks_that_no_pixel_needs(kind, damaged, tmp_path):
 
 @pytest.mark.parametrize("marker", [0xE1, 0xE2, 0xED, 0xEE, 0xFE])
 def test_segments_that_no_pixel_needs(marker, tmp_path):
-    for content in (b"", b"MPF\0" + b"\xff" * 20, b"ICC_PROFILE\0\xff\xff", b"Photoshop 3.0\x008BIM\xff\xff", b"http://ns.adobe.com/xap/1.0/\0<x:"):
+    for content in (
+        b"",
+        b"MPF\0" + b"\xff" * 20,
+        b"ICC_PROFILE\0\xff\xff",
+        b"Photoshop 3.0\x008BIM\xff\xff",
+        b"http://ns.adobe.com/xap/1.0/\0<x:",
+    ):
         assert read(with_segment(encoded(NOISE, "JPEG"), marker, content), tmp_path).size == NOISE.size
 
 
@@ -126,7 +147,7 @@ def test_a_picture_that_is_cut_is_still_refused(tmp_path):
         read(with_segment(encoded(NOISE.resize((90, 90)), "JPEG"), 0xE1, b"Exif\0\0")[:900], tmp_path)
 
 
-# ---------------------------------------------------------------------- transparency
+# ------------------------------------------------------------ transparency
 HIDDEN = np.array([[[255, 0, 0, 0], [255, 0, 0, 128], [0, 0, 255, 255]]], np.uint8)
 SEEN = [[255, 255, 255], [255, 127, 127], [0, 0, 255]]
 
@@ -153,22 +174,41 @@ def test_every_way_to_be_transparent(tmp_path):
     assert row(read(encoded(palette, transparency=b"\0\x80\xff"), tmp_path)) == SEEN
     assert row(read(encoded(palette, transparency=b"\0"), tmp_path)) == [[255, 255, 255], [255, 0, 0], [0, 0, 255]]
     for kind in ("PNG", "GIF"):
-        assert row(read(encoded(palette, kind, transparency=2), tmp_path)) == [[255, 0, 0], [255, 0, 0], [255, 255, 255]]
+        assert row(read(encoded(palette, kind, transparency=2), tmp_path)) == [
+            [255, 0, 0],
+            [255, 0, 0],
+            [255, 255, 255],
+        ]
     assert row(read(encoded(grey, transparency=8), tmp_path)) == [[7] * 3, [255] * 3, [9] * 3]
-    assert row(read(encoded(colours, transparency=(0, 0, 255)), tmp_path)) == [[255, 0, 0], [255, 0, 0], [255, 255, 255]]
+    assert row(read(encoded(colours, transparency=(0, 0, 255)), tmp_path)) == [
+        [255, 0, 0],
+        [255, 0, 0],
+        [255, 255, 255],
+    ]
     assert row(read(encoded(deep, transparency=32768), tmp_path)) == [[0] * 3, [255] * 3, [255] * 3]
-    assert row(read(encoded(grey.point(lambda level: 255 * (level == 8)).convert("1"), transparency=0), tmp_path)) == [[255] * 3] * 3
+    assert (
+        row(read(encoded(grey.point(lambda level: 255 * (level == 8)).convert("1"), transparency=0), tmp_path))
+        == [[255] * 3] * 3
+    )
     ink = Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA")
-    for picture in (ink, ink.convert("RGBA"), ink.convert("La"), ink.convert("RGBA").convert("RGBa"), ink.convert("RGBA").convert("PA")):
+    for picture in (
+        ink,
+        ink.convert("RGBA"),
+        ink.convert("La"),
+        ink.convert("RGBA").convert("RGBa"),
+        ink.convert("RGBA").convert("PA"),
+    ):
         assert row(open_image(picture)) == [[255] * 3, [0] * 3], picture.mode
 
 
 def test_hidden_pixels_do_not_reach_the_model():
     red, blue = (Image.new("RGBA", (5, 5), (*colour, 0)) for colour in ((255, 0, 0), (0, 0, 255)))
-    assert (preprocess(red, 14) == preprocess(blue, 14)).all() and (preprocess(red, 14) == preprocess(Image.new("RGB", (5, 5), "white"), 14)).all()
+    assert (preprocess(red, 14) == preprocess(blue, 14)).all() and (
+        preprocess(red, 14) == preprocess(Image.new("RGB", (5, 5), "white"), 14)
+    ).all()
 
 
-# ---------------------------------------------------------------------- more than 8 bits
+# ------------------------------------------------------------ more than 8 bits
 def levels(*values, kind=np.uint16):
     return Image.fromarray(np.array([values], kind))
 
@@ -183,8 +223,14 @@ def test_levels_are_scaled_by_what_the_file_says(tmp_path):
     assert greys(read(with_chunk(encoded(twelve), b"sBIT", b"\x0c"), tmp_path)) == [0, 128, 255]
     assert greys(read(encoded(twelve, "TIFF", tiffinfo={281: 4095}), tmp_path)) == [0, 128, 255]
     assert greys(read(b"P5 3 1 4095\n" + struct.pack(">3H", 0, 2048, 4095), tmp_path)) == [0, 128, 255]
-    assert greys(read(encoded(levels(0, 50, 200, kind=np.float32), "TIFF", tiffinfo={341: 200.0}), tmp_path)) == [0, 64, 255]
-    assert greys(read(encoded(levels(0, 2**19, 2**20 - 1, kind=np.int32), "TIFF", tiffinfo={341: 2**20 - 1}), tmp_path)) == [0, 128, 255]
+    assert greys(read(encoded(levels(0, 50, 200, kind=np.float32), "TIFF", tiffinfo={341: 200.0}), tmp_path)) == [
+        0,
+        64,
+        255,
+    ]
+    assert greys(
+        read(encoded(levels(0, 2**19, 2**20 - 1, kind=np.int32), "TIFF", tiffinfo={341: 2**20 - 1}), tmp_path)
+    ) == [0, 128, 255]
     full = levels(0, 255, 256, 32768, 65535)
     for kind in ("PNG", "TIFF", "PPM"):
         assert greys(read(encoded(full, kind), tmp_path)) == [0, 0, 1, 128, 255]
@@ -236,7 +282,12 @@ def test_wide_colours(colours, tmp_path):
         channels = {2: 3, 4: 2, 6: 4}[colours]
         pixels = [level for value in values for level in [value] * (channels - (colours > 2)) + [65535] * (colours > 2)]
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, 16, colours, 0, 0, 0))
-        return PNG + header + chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(f">{len(pixels)}H", *pixels))) + chunk(b"IEND", b"")
+        return (
+            PNG
+            + header
+            + chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(f">{len(pixels)}H", *pixels)))
+            + chunk(b"IEND", b"")
+        )
 
     assert greys(read(png(0, 32768, 65535), tmp_path)) == [0, 128, 255] and greys(read(png(0, 0), tmp_path)) == [0, 0]
     with pytest.raises(UserError, match="lower of its 16 bits"):

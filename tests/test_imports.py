@@ -20,7 +20,8 @@ FLOORS = [
 ]
 FOREIGN = {"transformers", "torchvision", "einops", "accelerate", "deepspeed", "peft"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-# Imports inside a function, or that a module does only as a command, each with its reason: they run later, and so close no circle.
+# Imports inside a function, or that a module does only as a command, each with its reason: they run later, and so close
+# no circle.
 LATER = {
     "minillava.weights": {"minillava.weights.adapter"},  # it needs what loads its base
     # Triton comes with PyTorch for CUDA alone
@@ -69,7 +70,9 @@ def module_named(name: str) -> str | None:
 
 
 def imported_at_once(path: Path) -> set[str]:
-    """The modules of minillava that importing the file imports: not those inside functions or under `if __name__ == "__main__"`."""
+    """The modules of minillava that importing the file imports: not those inside functions or under `if __name__ ==
+    "__main__"`.
+    """
     found, nodes = set(), [ast.parse(path.read_text(encoding="utf-8"))]
     while nodes:
         node = nodes.pop()
@@ -129,8 +132,13 @@ def test_imports_inside_functions_are_named_here():
 
 
 def test_a_library_is_not_a_command():
-    """`python -m` would warn, and run the module twice, if another had imported it before. What commands share is a library of its own."""
-    commands = {module for module, path in MODULES.items() if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
+    """`python -m` would warn, and run the module twice, if another had imported it before.
+
+    What commands share is a library of its own.
+    """
+    commands = {
+        module for module, path in MODULES.items() if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
     assert "minillava.eval.scenes" in commands
     for module, path in MODULES.items():
         assert not {module_named(name) for name in imported(path)} & commands, module
@@ -151,7 +159,8 @@ def test_the_model_never_imports_the_tokenizer():
 
 
 def test_data_never_imports_the_model():
-    for path in set((PACKAGE / "data").rglob("*.py")) - {PACKAGE / "data/instruct/own_model.py"}:  # a language model as the teacher
+    # a language model as the teacher
+    for path in set((PACKAGE / "data").rglob("*.py")) - {PACKAGE / "data/instruct/own_model.py"}:
         assert not parts(path) & {"model", "language_model", "vision", "projector", "weights", "generation"}, path.name
 
 

@@ -1,4 +1,6 @@
-"""Instruction data: sources, contexts, prompts, filters, noun phrases, the journal, and data sets that a training can read."""
+"""Instruction data: sources, contexts, prompts, filters, noun phrases, the journal, and data sets that a training can
+read.
+"""
 
 import json
 import re
@@ -36,7 +38,7 @@ from minillava.training.samples import JsonSamples
 PROMPTS = Prompts()
 
 
-# ---------------------------------------------------------------------------------------------------------------- sources
+# ------------------------------------------------------------ sources
 def coco(folder, year: str, with_boxes: bool = True):
     """Two pictures with captions, one without; a box, a crowd, and a box that reaches over the edge."""
     name = f"COCO_val{year}_000000000007.jpg" if year == "2014" else "000000000007.jpg"
@@ -58,7 +60,9 @@ def coco(folder, year: str, with_boxes: bool = True):
             {"id": 3, "image_id": 9, "category_id": 1, "bbox": [90, 0, 10.5, 50], "iscrowd": 0},
         ]
         names = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
-        (folder / f"instances_val{year}.json").write_text(json.dumps({"images": images, "annotations": notes, "categories": names}))
+        (folder / f"instances_val{year}.json").write_text(
+            json.dumps({"images": images, "annotations": notes, "categories": names})
+        )
     return folder / f"captions_val{year}.json", name
 
 
@@ -66,7 +70,9 @@ def coco(folder, year: str, with_boxes: bool = True):
 def test_coco(tmp_path, year):
     path, name = coco(tmp_path, year)
     seven, nine = read_source(str(path))
-    assert seven == Picture("000000000007", name, ("First of seven.", "Second of seven."), (("dog", (0.1, 0.1, 0.4, 0.5)),))
+    assert seven == Picture(
+        "000000000007", name, ("First of seven.", "Second of seven."), (("dog", (0.1, 0.1, 0.4, 0.5)),)
+    )
     assert nine.instances == (("person", (0.9, 0.0, 1.0, 1.0)),)
     assert symbolic_context(seven, "detail") == "First of seven.\nSecond of seven.\n\ndog: [0.100, 0.100, 0.400, 0.500]"
     assert symbolic_context(seven, "conversation") == "First of seven.\nSecond of seven."
@@ -105,13 +111,17 @@ def test_the_same_id_twice_and_broken_coco_end_in_a_sentence(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "image": "b.jpg", "captions": ["ok"]}\n' * 2)
     with pytest.raises(UserError, match="'1' twice"):
         read_source(str(tmp_path / "a.jsonl"))
-    for content in ('{"images": []}', '{"images": [{"id": 1}], "annotations": [{"id": 1, "image_id": 1, "caption": "a"}]}', '{"annotations": 3}'):
+    for content in (
+        '{"images": []}',
+        '{"images": [{"id": 1}], "annotations": [{"id": 1, "image_id": 1, "caption": "a"}]}',
+        '{"annotations": 3}',
+    ):
         (tmp_path / "captions_x.json").write_text(content)
         with pytest.raises(UserError, match="COCO"):
             read_source(str(tmp_path / "captions_x.json"))
 
 
-# ---------------------------------------------------------------------------------------------------------------- prompts and replies
+# ------------------------------------------------------------ prompts and replies
 def test_worked_examples_are_two_three_three_and_pass_the_filters():
     for kind, count in zip(KINDS, (2, 3, 3), strict=True):
         messages = PROMPTS.messages(kind, "CONTEXT")
@@ -137,7 +147,11 @@ def test_the_hash_tells_edited_prompts(tmp_path):
         copy.messages("detail", "x")
 
 
-LINES = st.text(st.characters(whitelist_categories=("L", "N", "P", "Zs")), min_size=1).map(str.strip).filter(lambda t: t and "=" not in t)
+LINES = (
+    st.text(st.characters(whitelist_categories=("L", "N", "P", "Zs")), min_size=1)
+    .map(str.strip)
+    .filter(lambda t: t and "=" not in t)
+)
 
 
 @given(st.lists(st.tuples(LINES, LINES), min_size=1, max_size=4))
@@ -149,13 +163,21 @@ def test_pairs_come_back(pairs):
 def test_replies_that_are_not_in_the_form():
     good = "Question:\nA?\n===\nAnswer:\nB."
     assert parse_pairs(f"```\n{good}\n```") == parse_pairs(good.replace(":\n", ": ")) == [("A?", "B.")]
-    for bad in ("Hello.", "", "===", "Question:\nA?", "Answer:\nB.\n===\nQuestion:\nA?", good + "\n===\nQuestion:\nC?", "Well:\n" + good):
+    for bad in (
+        "Hello.",
+        "",
+        "===",
+        "Question:\nA?",
+        "Answer:\nB.\n===\nQuestion:\nA?",
+        good + "\n===\nQuestion:\nC?",
+        "Well:\n" + good,
+    ):
         assert parse_pairs(bad) is None, bad
     assert whole_pairs(good + "\n===\nQuestion:\nC?\n===\nAnswer:\nHalf") == [("A?", "B.")]
     assert whole_pairs("Question:\nA?\n===\nAnswer:\nHalf") is None
 
 
-# ---------------------------------------------------------------------------------------------------------------- filters
+# ------------------------------------------------------------ filters
 CONTEXT = "A man rides a brown horse on a beach.\nTwo dogs run beside him.\n\nperson: [0.1, 0.2, 0.3, 0.4]\nbackpack: [0.1, 0.2, 0.3, 0.4]"
 TRUE = "A man rides his horse along the beach, two dogs run beside him, and he carries a backpack."
 
@@ -225,7 +247,9 @@ def test_whole_replies():
 def test_the_same_text_about_two_pictures_is_a_duplicate():
     pictures = [Picture(str(n), f"{n}.jpg", ("A man and a horse.",), (("dog", (0, 0, 1, 1)),)) for n in range(2)]
     requests = make_requests(pictures, ["detail"], PROMPTS, 0)
-    made = assemble(requests, [Reply("A man stands beside his big horse, and a dog lies in front of them both.")] * 2, PROMPTS)
+    made = assemble(
+        requests, [Reply("A man stands beside his big horse, and a dog lies in front of them both.")] * 2, PROMPTS
+    )
     assert len(made.records) == 1 and made.gone["detail"] == {"duplicate": 1}
     assert REASONS["duplicate"] in report.text(made)
 
@@ -242,20 +266,27 @@ def test_planted_objects_are_found_and_true_text_is_left_alone():
     figures = planted([scene_picture(seed) for seed in range(40)])
     assert figures["true"] == 200 and figures["planted"] > 150
     assert figures["precision"] == 1.0 and figures["recall"] > 0.97
-    alone = planted([Picture("1", "1.jpg", ("A cat sits there.", "A nice day."))])  # nothing else vouches for the cat: a false alarm
+    # nothing else vouches for the cat: a false alarm
+    alone = planted([Picture("1", "1.jpg", ("A cat sits there.", "A nice day."))])
     assert (alone["false alarms"], alone["found"], alone["precision"], alone["recall"]) == (1, 1, 0.5, 1.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------- simple expansion
+# ------------------------------------------------------------ simple expansion
 def test_noun_phrases_of_hand_worked_captions():
     assert noun_phrases("A red fire engine parked in front of two old houses.") == {"red fire engine", "old houses"}
-    assert noun_phrases("The man's dog, a small poodle, sits quietly on the T-shirt") == {"man's dog", "small poodle", "t-shirt"}
+    assert noun_phrases("The man's dog, a small poodle, sits quietly on the T-shirt") == {
+        "man's dog",
+        "small poodle",
+        "t-shirt",
+    }
     assert noun_phrases("There is.") == noun_phrases("") == set()
     assert noun_phrases("Un café à Paris") == {"un café à paris"}
 
 
 def test_the_frequency_filter():
-    """rare: 2 cats go; common: 150 dogs, of which 100 stay; a rare phrase does not take a caption away that a common one holds."""
+    """rare: 2 cats go; common: 150 dogs, of which 100 stay; a rare phrase does not take a caption away that a common
+    one holds.
+    """
     captions = ["a cat"] * 2 + ["a dog"] * 150 + ["a bird"] * 3 + ["a bird and a zebra"]
     kept = frequent_captions(captions)
     assert sum(captions[i] == "a dog" for i in kept) == 100
@@ -273,9 +304,11 @@ def test_simple_expansion():
     assert 0 < len(fewer.records) < 30 and fewer.gone["simple"]["noun phrases"] == 30 - len(fewer.records)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the rule teacher
+# ------------------------------------------------------------ the rule teacher
 def test_rules_write_what_is_true():
-    """Each conversation's answer is the one that the scene's own questions have; descriptions name all things and no others."""
+    """Each conversation's answer is the one that the scene's own questions have; descriptions name all things and no
+    others.
+    """
     pictures, teacher = [scene_picture(seed) for seed in range(60)], RuleTeacher()
     for request in make_requests(pictures, KINDS, PROMPTS, seed=5):
         text, scene = teacher.write(request).text, request.picture.scene
@@ -296,13 +329,18 @@ def test_rules_are_varied_and_nearly_all_stay():
     requests = make_requests([scene_picture(seed) for seed in range(100)], KINDS, PROMPTS, seed=0)
     made = assemble(requests, [RuleTeacher().write(request) for request in requests], PROMPTS)
     assert len(made.records) >= 290 and all(set(counts) <= {"duplicate"} for counts in made.gone.values())
-    answers = [turn["value"] for record in made.records if record["kind"] == "reasoning" for turn in record["conversations"][::2]]
+    answers = [
+        turn["value"]
+        for record in made.records
+        if record["kind"] == "reasoning"
+        for turn in record["conversations"][::2]
+    ]
     assert len(set(answers)) > 20
     with pytest.raises(UserError, match="tiny world alone"):
         RuleTeacher().write(replace(requests[0], picture=replace(requests[0].picture, scene=None)))
 
 
-# ---------------------------------------------------------------------------------------------------------------- journal
+# ------------------------------------------------------------ journal
 def test_the_journal_forgets_half_a_line(tmp_path):
     journal = Journal(tmp_path / "j")
     journal.add("a", Reply("one\n\u2028two", 1, 2, True))
@@ -328,7 +366,11 @@ def test_another_prompt_or_seed_is_asked_for_anew(tmp_path):
     picture, journal = scene_picture(3), Journal(tmp_path / "j")
     for prompts, seed in ((PROMPTS, 0), (replace(PROMPTS, shots=1), 0), (PROMPTS, 1)):
         for _ in range(2):
-            collect(missing(make_requests([picture], ["detail"], prompts, seed), RuleTeacher(), journal), RuleTeacher(), journal)
+            collect(
+                missing(make_requests([picture], ["detail"], prompts, seed), RuleTeacher(), journal),
+                RuleTeacher(),
+                journal,
+            )
     assert len((tmp_path / "j").read_text().splitlines()) == 3
 
 
@@ -345,10 +387,23 @@ def test_a_faulty_teacher_ends_the_run_and_starts_nothing_new(tmp_path):
     assert len(journal.replies) == 2
 
 
-# ---------------------------------------------------------------------------------------------------------------- our own model
+# ------------------------------------------------------------ our own model
 def test_our_own_model_writes(tmp_path, capsys):
-    """The shipped language model, with no worked examples: it cannot write instructions, and every reply says why it went."""
-    arguments = ["--limit", "2", "--teacher", "weights/tiny-language", "--kind", "detail", "--shots", "0", "--max-tokens", "24"]
+    """The shipped language model, with no worked examples: it cannot write instructions, and every reply says why it
+    went.
+    """
+    arguments = [
+        "--limit",
+        "2",
+        "--teacher",
+        "weights/tiny-language",
+        "--kind",
+        "detail",
+        "--shots",
+        "0",
+        "--max-tokens",
+        "24",
+    ]
     short = tmp_path / "prompts"
     (short / "detail").mkdir(parents=True)
     (short / "detail/system.txt").write_text("Describe.")
@@ -360,9 +415,22 @@ def test_our_own_model_writes(tmp_path, capsys):
     except UserError as error:
         assert "all left out" in str(error)
     replies = [json.loads(line) for line in (tmp_path / "data.journal.jsonl").read_text().splitlines()]
-    assert len(replies) == 2 and all(reply["prompt_tokens"] > 50 and 0 < reply["reply_tokens"] <= 24 for reply in replies)
+    assert len(replies) == 2 and all(
+        reply["prompt_tokens"] > 50 and 0 < reply["reply_tokens"] <= 24 for reply in replies
+    )
     with pytest.raises(UserError, match=r"fewer --shots"):
-        command.main(["--limit", "1", "--teacher", "weights/tiny-language", "--kind", "detail", "--out", str(tmp_path / "b.json")])
+        command.main(
+            [
+                "--limit",
+                "1",
+                "--teacher",
+                "weights/tiny-language",
+                "--kind",
+                "detail",
+                "--out",
+                str(tmp_path / "b.json"),
+            ]
+        )
 
 
 def test_our_own_model_says_what_generation_says(pair, tmp_path, monkeypatch):
@@ -393,12 +461,21 @@ def small(ids, offsets):
     return [3 + i % 57 for i in ids], offsets
 
 
-# ---------------------------------------------------------------------------------------------------------------- the whole command
+# ------------------------------------------------------------ the whole command
 def test_the_data_set_is_whole_repeatable_and_trains(tmp_path, capsys):
     from minillava.training import STAGES, TrainConfig, train
 
     for name in ("a", "b"):
-        command.main(["--limit", "8", "--kind", "conversation,detail,reasoning,simple", "--out", str(tmp_path / name / "data.json")])
+        command.main(
+            [
+                "--limit",
+                "8",
+                "--kind",
+                "conversation,detail,reasoning,simple",
+                "--out",
+                str(tmp_path / name / "data.json"),
+            ]
+        )
     folder = tmp_path / "a"
     for suffix in ("json", "report.md", "card.md"):
         assert (folder / f"data.{suffix}").read_bytes() == (tmp_path / "b" / f"data.{suffix}").read_bytes()
@@ -408,7 +485,14 @@ def test_the_data_set_is_whole_repeatable_and_trains(tmp_path, capsys):
         assert Image.open(folder / f"data.{name}.png").width == width
     card = (folder / "data.card.md").read_text()
     assert PROMPTS.digest() in card and "Apache-2.0" in card and "| detail | 8 |" in card
-    settings = dict(data=str(folder / "data.json"), images=str(folder), out=str(tmp_path / "run"), max_steps=1, batch_size=2, dtype="float32")
+    settings = dict(
+        data=str(folder / "data.json"),
+        images=str(folder),
+        out=str(tmp_path / "run"),
+        max_steps=1,
+        batch_size=2,
+        dtype="float32",
+    )
     train(TrainConfig(**{**STAGES[2].defaults, **settings, "stage": 2, "weights": "weights/tiny-stage1"}))
     assert (tmp_path / "run/model.safetensors").exists()
 
@@ -416,7 +500,10 @@ def test_the_data_set_is_whole_repeatable_and_trains(tmp_path, capsys):
 def test_show_prints_what_the_teacher_reads(capsys):
     command.main(["--kind", "reasoning", "--show"])
     told, (request,) = capsys.readouterr().out, make_requests([scene_picture(0)], ["reasoning"], PROMPTS, 0)
-    assert all(message["content"] in told for message in request.messages) and "Is there" not in told.rsplit("---- user")[-1]
+    assert (
+        all(message["content"] in told for message in request.messages)
+        and "Is there" not in told.rsplit("---- user")[-1]
+    )
 
 
 def test_stats_of_published_forms(capsys, tmp_path):
@@ -426,7 +513,13 @@ def test_stats_of_published_forms(capsys, tmp_path):
 
     long = "Because the man is tired and the day was long."
     records = [
-        record("coco/train2017/1.jpg", "<image>\nWhat is?", "It is a very big dog there.", "How many are there?", "There are two dogs on the ice."),
+        record(
+            "coco/train2017/1.jpg",
+            "<image>\nWhat is?",
+            "It is a very big dog there.",
+            "How many are there?",
+            "There are two dogs on the ice.",
+        ),
         record("coco/train2017/2.jpg", "Describe the following image.\n<image>", long),
         record("coco/train2017/3.jpg", "<image>\nWhy does he rest?", long),
         record("gqa/images/4.jpg", "<image>\nIs it red?\nAnswer the question using a single word or phrase.", "No"),
@@ -436,8 +529,16 @@ def test_stats_of_published_forms(capsys, tmp_path):
     (tmp_path / "data.json").write_text(json.dumps(records))
     command.main(["stats", str(tmp_path / "data.json")])
     told = capsys.readouterr().out
-    assert "| conversation | 1 | 2 | 2.0 | 7.0, 7, 7 |" in told and "| detail | 1 |" in told and "| reasoning | 2 |" in told
-    assert "| short answers | 1 |" in told and "coco/train2017 3, gqa/images 1" in told and "6 records, 1 of text only" in told
+    assert (
+        "| conversation | 1 | 2 | 2.0 | 7.0, 7, 7 |" in told
+        and "| detail | 1 |" in told
+        and "| reasoning | 2 |" in told
+    )
+    assert (
+        "| short answers | 1 |" in told
+        and "coco/train2017 3, gqa/images 1" in told
+        and "6 records, 1 of text only" in told
+    )
     assert "1 cannot be read" in told and stats.opening("<image>\nHow many are there?") == "how many"
 
 
@@ -469,12 +570,16 @@ def test_nothing_left_writes_nothing(tmp_path):
 
 
 def test_the_steps_of_the_rules_reasoning_are_right():
-    """Read back from the text: the difference of two counts, and the way from one thing to another, which its reason must bear out."""
+    """Read back from the text: the difference of two counts, and the way from one thing to another, which its reason
+    must bear out.
+    """
     differences = ways = 0
     for seed in range(150):
         facts, rng = Facts(sample_scene(seed)), np.random.default_rng(seed)
         if pair := rules._difference(facts, rng):
-            more, fewer, rest = re.search(r"there are (\w+) .* and only (\w+) .* so there are (\w+) more", pair[1]).groups()
+            more, fewer, rest = re.search(
+                r"there are (\w+) .* and only (\w+) .* so there are (\w+) more", pair[1]
+            ).groups()
             assert NUMBERS.index(more) - NUMBERS.index(fewer) == NUMBERS.index(rest)
             differences += 1
         if pair := rules._walk(facts, rng):

@@ -1,4 +1,6 @@
-"""The endpoint teacher against a real HTTP server on this machine that speaks chat completions, with every fault that such servers have."""
+"""The endpoint teacher against a real HTTP server on this machine that speaks chat completions, with every fault that
+such servers have.
+"""
 
 import json
 import os
@@ -30,11 +32,21 @@ def completion(text: str | None = GOOD, finish: str = "stop", **changes) -> dict
     """A body as the protocol has it: 100 tokens read, 20 written."""
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage, **changes}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+        **changes,
+    }
 
 
 class Server(ThreadingHTTPServer):
-    """Answers with what `script` holds, one item a request, then with good replies; an item is (status, headers, body) or "cut" or "slow"."""
+    """Answers with what `script` holds, one item a request, then with good replies; an item is (status, headers, body)
+    or "cut" or "slow".
+    """
 
     daemon_threads = True
 
@@ -61,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.at_once -= 1
         if item == "cut":
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{\"id\":")
+            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"id":')
             return self.connection.close()
         if item == "slow":
             time.sleep(0.8)
@@ -70,7 +82,11 @@ class Handler(BaseHTTPRequestHandler):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         try:
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
@@ -108,8 +124,20 @@ def test_a_reply_and_what_was_sent(server):
     assert (reply.text, reply.prompt_tokens, reply.reply_tokens, reply.truncated) == (GOOD, 100, 20, False)
     (asked,) = server.asked
     assert asked["path"] == "/v1/chat/completions" and asked["key"] == "Bearer a-key"
-    assert (asked["model"], asked["temperature"], asked["max_tokens"], asked["seed"]) == ("a-model", 0.5, 64, request.seed)
-    assert [message["role"] for message in asked["messages"]] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert (asked["model"], asked["temperature"], asked["max_tokens"], asked["seed"]) == (
+        "a-model",
+        0.5,
+        64,
+        request.seed,
+    )
+    assert [message["role"] for message in asked["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
     assert asked["messages"][-1]["content"] == "A cat on mat 0."
 
 
@@ -181,12 +209,29 @@ def test_a_wrong_key_leaves_nothing_behind(server, tmp_path):
     server.script = [(401, {}, {"error": {"message": "Incorrect API key provided."}})] * 9
     source, out = write_source(tmp_path), tmp_path / "out" / "data.json"
     with pytest.raises(UserError, match="401"):
-        command.main(["--source", str(source), "--teacher", "openai", "--kind", "conversation", "--concurrency", "1", "--out", str(out)])
+        command.main(
+            [
+                "--source",
+                str(source),
+                "--teacher",
+                "openai",
+                "--kind",
+                "conversation",
+                "--concurrency",
+                "1",
+                "--out",
+                str(out),
+            ]
+        )
     assert len(server.asked) == 1 and not list(out.parent.glob("*"))
 
 
 def test_truncated_and_empty_replies_are_replies(server):
-    server.script = [(200, {}, completion("half a", "length")), (200, {}, completion(None)), (200, {}, {**completion(), "usage": None})]
+    server.script = [
+        (200, {}, completion("half a", "length")),
+        (200, {}, completion(None)),
+        (200, {}, {**completion(), "usage": None}),
+    ]
     replies = [teacher().write(requests()[0]) for _ in range(3)]
     assert [(reply.text, reply.truncated) for reply in replies] == [("half a", True), ("", False), (GOOD, False)]
     assert replies[2].prompt_tokens == 0
@@ -208,7 +253,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
         teacher()
 
 
-# ---------------------------------------------------------------------------------------------------------------- many requests
+# ------------------------------------------------------------ many requests
 def test_concurrency(server, tmp_path):
     server.pause, journal = 0.15, Journal(tmp_path / "j")
     collect(requests(4), teacher(concurrency=2), journal)
@@ -220,7 +265,20 @@ def test_what_has_come_is_not_paid_for_twice(server, tmp_path):
     server.script = [(200, {}, completion()), (200, {}, completion()), *[PASSING["500"]] * 3]
     out = tmp_path / "data.json"
     source = write_source(tmp_path)
-    arguments = ["--source", str(source), "--teacher", "openai", "--kind", "conversation", "--out", str(out), "--tries", "1", "--concurrency", "1"]
+    arguments = [
+        "--source",
+        str(source),
+        "--teacher",
+        "openai",
+        "--kind",
+        "conversation",
+        "--out",
+        str(out),
+        "--tries",
+        "1",
+        "--concurrency",
+        "1",
+    ]
     with pytest.raises(UserError, match="no reply in 1 tries"):
         command.main(arguments)
     assert not out.exists() and len((tmp_path / "data.journal.jsonl").read_text().splitlines()) == 2
@@ -246,14 +304,32 @@ def test_the_order_in_which_replies_come_plays_no_part(server, tmp_path):
     files = []
     for concurrency in ("1", "4"):
         out = tmp_path / concurrency / "data.json"
-        arguments = ["--source", str(write_source(tmp_path)), "--teacher", "openai", "--kind", "conversation", "--concurrency", concurrency]
+        arguments = [
+            "--source",
+            str(write_source(tmp_path)),
+            "--teacher",
+            "openai",
+            "--kind",
+            "conversation",
+            "--concurrency",
+            concurrency,
+        ]
         command.main([*arguments, "--out", str(out)])
         files.append(out.read_bytes())
     assert files[0] == files[1]
 
 
 def test_the_budget_is_checked_before_and_kept_during_the_run(server, tmp_path, capsys):
-    arguments = ["--source", str(write_source(tmp_path)), "--teacher", "openai", "--kind", "conversation", "--out", str(tmp_path / "data.json")]
+    arguments = [
+        "--source",
+        str(write_source(tmp_path)),
+        "--teacher",
+        "openai",
+        "--kind",
+        "conversation",
+        "--out",
+        str(tmp_path / "data.json"),
+    ]
     with pytest.raises(UserError, match="--budget is 1000"):
         command.main([*arguments, "--budget", "1000"])
     command.main([*arguments, "--estimate", "--price", "1000,1000", "--max-tokens", "100"])
@@ -268,10 +344,23 @@ def test_the_budget_is_checked_before_and_kept_during_the_run(server, tmp_path, 
 
 
 def test_ctrl_c_keeps_what_is_under_way(server, tmp_path):
-    """A real interrupt of a real process: exit status 130, no data, and every reply that the server gave is in the journal."""
+    """A real interrupt of a real process: exit status 130, no data, and every reply that the server gave is in the
+    journal.
+    """
     server.pause = 0.4
     out = tmp_path / "data.json"
-    arguments = ["--source", str(write_source(tmp_path)), "--teacher", "openai", "--kind", "conversation", "--concurrency", "1", "--out", str(out)]
+    arguments = [
+        "--source",
+        str(write_source(tmp_path)),
+        "--teacher",
+        "openai",
+        "--kind",
+        "conversation",
+        "--concurrency",
+        "1",
+        "--out",
+        str(out),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "minillava.data.instruct", *arguments],
         cwd=ROOT,
@@ -279,7 +368,8 @@ def test_ctrl_c_keeps_what_is_under_way(server, tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it, and its children do
+        # a shell's background job ignores it, and its children do
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 90
     while len(server.asked) < 2 and time.monotonic() < deadline:
@@ -287,4 +377,6 @@ def test_ctrl_c_keeps_what_is_under_way(server, tmp_path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in told and "stopped: 2 replies are in" in told
-    assert not out.exists() and len((tmp_path / "data.journal.jsonl").read_text().splitlines()) == len(server.asked) == 2
+    assert (
+        not out.exists() and len((tmp_path / "data.journal.jsonl").read_text().splitlines()) == len(server.asked) == 2
+    )

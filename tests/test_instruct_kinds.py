@@ -24,8 +24,12 @@ def test_every_row_has_as_many_records(tmp_path):
 def test_held_out_questions_are_of_scenes_that_no_data_shows():
     asked = instruct_kinds.held_out(5)
     assert [len(cases) for cases in asked.values()] == [5, 5, 5]
-    assert {case.question.kind for case in asked["detail"]} == {"describe"} and {case.question.kind for case in asked["reasoning"]} == {"reasoning"}
-    assert all(case.scene == sample_scene(case.scene.seed, "val", max_objects=4) for cases in asked.values() for case in cases)
+    assert {case.question.kind for case in asked["detail"]} == {"describe"} and {
+        case.question.kind for case in asked["reasoning"]
+    } == {"reasoning"}
+    assert all(
+        case.scene == sample_scene(case.scene.seed, "val", max_objects=4) for cases in asked.values() for case in cases
+    )
 
 
 def test_share_right():
@@ -40,8 +44,12 @@ def test_share_right():
 
 def test_rows_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
     ran = []
-    monkeypatch.setattr(instruct_kinds, "train_row", lambda folder, kinds, *rest: ran.append(kinds) or {"words a record": 9.0})
-    monkeypatch.setattr(instruct_kinds, "measure", lambda folder, asked: dict(conversation=1.0, detail=2.0, reasoning=3.0, all=2.0))
+    monkeypatch.setattr(
+        instruct_kinds, "train_row", lambda folder, kinds, *rest: ran.append(kinds) or {"words a record": 9.0}
+    )
+    monkeypatch.setattr(
+        instruct_kinds, "measure", lambda folder, asked: dict(conversation=1.0, detail=2.0, reasoning=3.0, all=2.0)
+    )
     arguments = ["--out", str(tmp_path), "--questions", "2"]
     instruct_kinds.main(arguments)
     rows = json.loads((tmp_path / "rows.json").read_text())

@@ -1,4 +1,6 @@
-"""The Triton kernels: their numbers in the interpreter, what the compiler makes of them, and, where there is a GPU, both on it."""
+"""The Triton kernels: their numbers in the interpreter, what the compiler makes of them, and, where there is a GPU,
+both on it.
+"""
 
 import dataclasses
 import importlib.util
@@ -28,7 +30,17 @@ def test_in_the_interpreter():
 
 
 def test_the_command_line_in_the_interpreter():
-    command = [sys.executable, "chat.py", "--image", "lessons/images/cat.png", "--attention", "triton", "--device", "cpu", "Is there a dog?"]
+    command = [
+        sys.executable,
+        "chat.py",
+        "--image",
+        "lessons/images/cat.png",
+        "--attention",
+        "triton",
+        "--device",
+        "cpu",
+        "Is there a dog?",
+    ]
     run = subprocess.run(command, env=WITH_INTERPRETER, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, "No, there is no dog.\n"), run.stderr
 
@@ -40,7 +52,9 @@ def test_triton_where_it_cannot_run(monkeypatch):
         weights.find_attention("triton", cpu)
     assert weights.find_attention("auto", cpu) == "sdpa" and weights.find_attention("auto", cuda) == "triton"
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find_spec(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find_spec(name, *rest)
+    )
     with pytest.raises(UserError, match="needs the package triton"):
         weights.find_attention("triton", cuda)
     assert weights.find_attention("auto", cuda) == "sdpa"
@@ -48,10 +62,13 @@ def test_triton_where_it_cannot_run(monkeypatch):
 
 def test_importing_the_product_does_not_import_triton():
     code = "import sys, minillava, minillava.training, minillava.attention; print('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- what the compiler makes of them
+# ------------------------------------------------------------ what the compiler makes of them
 REPORT = """
 from concurrent.futures import ProcessPoolExecutor
 from minillava.kernels import report
@@ -66,11 +83,15 @@ if __name__ == "__main__":
 
 
 def test_compiled_for_the_cards_that_matter(tmp_path):
-    """No spills, tensor cores, shared memory within the card's, two programs a multiprocessor at head 64; the report itself compiles all."""
+    """No spills, tensor cores, shared memory within the card's, two programs a multiprocessor at head 64; the report
+    itself compiles all.
+    """
     script = tmp_path / "compile.py"
     script.write_text(REPORT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    lines = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert len(lines) == 2 * 5 + 2 * 8
     for line in lines:
         assert line.endswith(" []"), line
@@ -100,10 +121,14 @@ def test_the_report_narrowed(capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-2:][0].startswith("| combine | sm_80 | 16 | float16 | causal | 4 | ")
 
 
-# ---------------------------------------------------------------------------------------------------------------- on a GPU
-cuda = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")]
+# ------------------------------------------------------------ on a GPU
+cuda = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none"),
+]
 ON_CARD = [
-    pytest.param(*case, marks=cuda) for case in [(2, 16, 16, 577, 577, 64, False), (2, 8, 2, 300, 300, 128, True), (1, 4, 4, 37, 513, 80, True)]
+    pytest.param(*case, marks=cuda)
+    for case in [(2, 16, 16, 577, 577, 64, False), (2, 8, 2, 300, 300, 128, True), (1, 4, 4, 37, 513, 80, True)]
 ]
 
 
@@ -137,5 +162,8 @@ def test_on_a_gpu_beside_pytorch(backend):
 def test_on_a_gpu_the_tiny_model_answers_as_on_a_cpu(question):
     """Prefill by flash attention, then a CUDA graph of flash decoding."""
     picture = ROOT / "lessons/images/cat.png"
-    answers = [minillava.answer(*minillava.load("weights/tiny", device, "float32"), picture, question) for device in ("cpu", "cuda")]
+    answers = [
+        minillava.answer(*minillava.load("weights/tiny", device, "float32"), picture, question)
+        for device in ("cpu", "cuda")
+    ]
     assert answers[0] == answers[1]

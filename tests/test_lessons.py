@@ -1,4 +1,5 @@
-"""The notebooks are what their sources say, and can be read: run in order, without errors, small, each picture described.
+"""The notebooks are what their sources say, and can be read: run in order, without errors, small, each picture
+described.
 
 `python -m pytest -m lessons` also runs every lesson again, which takes minutes.
 """
@@ -75,15 +76,21 @@ def test_check_finds_a_changed_source(tmp_path, monkeypatch):
 
 
 def test_streams_are_joined_and_stderr_taken_out():
-    streams = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in (("stdout", "a"), ("stderr", "!"), ("stdout", "b"))]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=streams, metadata={"execution": {}})])
+    streams = [
+        nbformat.v4.new_output("stream", name=name, text=text)
+        for name, text in (("stdout", "a"), ("stderr", "!"), ("stdout", "b"))
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("1", outputs=streams, metadata={"execution": {}})]
+    )
     assert build.normalize(notebook) == "!"
     assert [output.text for output in outputs(notebook)] == ["ab"] and not notebook.cells[0].metadata
 
 
 @pytest.mark.lessons
 def test_runs(source, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # on a busy machine two threads spend most of their time waiting for each other
+    # on a busy machine two threads spend most of their time waiting for each other
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = build.read_source(source)
     seconds, _ = build.run(notebook)
     assert seconds < 2 * build.MAX_SECONDS  # the build itself holds to MAX_SECONDS; a test machine may be busy

@@ -22,12 +22,18 @@ def test_learning_rate_rises_and_falls():
 
 
 def test_settings_are_checked():
-    for wrong in (dict(max_steps=0), dict(learning_rate=float("nan")), dict(warmup_ratio=2), dict(weight_decay=-1), dict(dtype="int3")):
+    for wrong in (
+        dict(max_steps=0),
+        dict(learning_rate=float("nan")),
+        dict(warmup_ratio=2),
+        dict(weight_decay=-1),
+        dict(dtype="int3"),
+    ):
         with pytest.raises(UserError, match=f"--{next(iter(wrong)).replace('_', '-')} must be"):
             LoopConfig(**wrong)
 
 
-# ---------------------------------------------------------------------------------------------------------------- optimizers
+# ------------------------------------------------------------ optimizers
 def small_model(tied: bool) -> LanguageModel:
     torch.manual_seed(0)
     return LanguageModel(TextConfig(50, 24, 36, 2, 3, 1, tie_word_embeddings=tied))
@@ -43,7 +49,10 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(tied):
     assert in_muon == {name for name in names.values() if name.endswith("_proj.weight")}
     assert in_muon | in_adamw == set(names.values()) and not in_muon & in_adamw
     [only] = make_optimizers(model, LoopConfig(optimizer="adamw", weight_decay=0.1))
-    assert {group["weight_decay"]: {p.ndim for p in group["params"]} for group in only.param_groups} == {0.1: {2}, 0.0: {1}}
+    assert {group["weight_decay"]: {p.ndim for p in group["params"]} for group in only.param_groups} == {
+        0.1: {2},
+        0.0: {1},
+    }
 
 
 def test_frozen_parameters_are_left_out():
@@ -70,7 +79,10 @@ def test_muon_steps_as_torchs():
     torch.manual_seed(1)
     start, gradients = torch.randn(23, 14), torch.randn(6, 23, 14)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizers = [Muon([ours], lr=0.02, weight_decay=0.3), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")]
+    optimizers = [
+        Muon([ours], lr=0.02, weight_decay=0.3),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+    ]
     for gradient in gradients:
         for p, optimizer in zip((ours, theirs), optimizers):
             p.grad = gradient.clone()
@@ -86,7 +98,7 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     assert torch.equal(p, torch.ones(3, 4)) and not optimizer.state
 
 
-# ---------------------------------------------------------------------------------------------------------------- fit
+# ------------------------------------------------------------ fit
 def test_fit_may_end_early_and_saves_where_it_ends(tmp_path):
     model, saved = nn.Linear(3, 2), []
     count = itertools.count(1)
@@ -99,10 +111,20 @@ def test_fit_may_end_early_and_saves_where_it_ends(tmp_path):
         finished=lambda: next(count) == 7,
     )
     rows = Metrics(tmp_path / "metrics.jsonl", first=99).rows
-    assert [row["step"] for row in rows if "loss" in row] == list(range(7)) and rows[-1] == {"step": 6, "step_was": 6} and saved == [True]
+    assert (
+        [row["step"] for row in rows if "loss" in row] == list(range(7))
+        and rows[-1] == {"step": 6, "step_was": 6}
+        and saved == [True]
+    )
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_in_one_sentence(tmp_path):
     model = nn.Linear(3, 2)
     with pytest.raises(UserError, match="the gradient is not finite at step 0"):
-        fit(model, lambda step: model(torch.full((1, 3), float("inf"))).sum(), LoopConfig(out=str(tmp_path)), lambda: None, lambda step: {})
+        fit(
+            model,
+            lambda step: model(torch.full((1, 3), float("inf"))).sum(),
+            LoopConfig(out=str(tmp_path)),
+            lambda: None,
+            lambda step: {},
+        )

@@ -54,14 +54,17 @@ def test_the_layer_against_float64():
     expected = (layer.weight.double() + 8 / 5 * layer.lora_B.double() @ layer.lora_A.double()) @ x.double().T
     assert relative_error(layer(x).double(), expected.T) < 1e-6
     assert relative_error(x.double() @ layer.merged().double().T, expected.T) < 1e-6
-    layer.scale, layer.dropout = 1.0, 0.5  # dropout is on LoRA's inputs alone, keeps their mean, and is off when the model answers
+    # dropout is on LoRA's inputs alone, keeps their mean, and is off when the model answers
+    layer.scale, layer.dropout = 1.0, 0.5
     torch.manual_seed(1)
     dropped = torch.stack([layer.train()(x) for _ in range(4000)]).mean(0)
     assert relative_error(dropped, layer.eval()(x)) < 0.1
 
 
 def test_an_adapters_folder_is_pefts(adapted, tmp_path):
-    """PEFT adds the folder to transformers' model: the same logits and the same gradients of A and B; and `load` merges it into the same."""
+    """PEFT adds the folder to transformers' model: the same logits and the same gradients of A and B; and `load` merges
+    it into the same.
+    """
     from peft import PeftModel
 
     base, model = adapted
@@ -92,7 +95,9 @@ def test_an_adapter_of_peft_is_read(adapted, tmp_path):
     theirs = get_peft_model(transformers_llava(), LoraConfig(r=5, lora_alpha=7, **options)).eval()
     theirs.save_pretrained(tmp_path / "adapter")
     values = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({**values, "base_model_name_or_path": str(base)}))
+    (tmp_path / "adapter" / "adapter_config.json").write_text(
+        json.dumps({**values, "base_model_name_or_path": str(base)})
+    )
     ours = weights.load_model(tmp_path / "adapter", device="cpu", dtype="float32")
     assert relative_error(ours(**prompt()), theirs(**prompt()).logits) < 2e-5
 
@@ -101,8 +106,16 @@ def test_a_training_leaves_the_merged_model_and_the_adapter_alone(stage1, tmp_pa
     out = tmp_path / "out"
     train(config(out, 2, weights=str(stage1), projector_learning_rate=1e-3, **LORA))
     start, whole = (weights.load_model(folder, dtype="float32") for folder in (stage1, out))
-    changed = {name for (name, a), b in zip(start.state_dict().items(), whole.state_dict().values(), strict=True) if not torch.equal(a, b)}
-    assert changed == {name for name in start.state_dict() if name.startswith("projector.") or ("_proj." in name and "language_model" in name)}
+    changed = {
+        name
+        for (name, a), b in zip(start.state_dict().items(), whole.state_dict().values(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert changed == {
+        name
+        for name in start.state_dict()
+        if name.startswith("projector.") or ("_proj." in name and "language_model" in name)
+    }
     again, processor = weights.load(out / "adapter", dtype="float32")
     for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b.bfloat16().float()), name
@@ -151,17 +164,39 @@ def rewrite(folder, change):
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda f: rewrite(f, lambda t: t.pop(next(name for name in t if "lora_A" in name))), "an adapter for another model"),
-        (lambda f: rewrite(f, lambda t: t.update({next(n for n in t if "lora_B" in n): torch.ones(2, 3)})), "an adapter for another model"),
-        (lambda f: rewrite(f, lambda t: t.update({next(n for n in t if "lora_B" in n): torch.ones(36, 9)})), "an adapter for another model"),
-        (lambda f: rewrite(f, lambda t: t.update({"base_model.model.model.extra": torch.ones(2)})), "its tensor .*extra has no place"),
         (
-            lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "BASE", "r": 0, "lora_alpha": 1}'),
+            lambda f: rewrite(f, lambda t: t.pop(next(name for name in t if "lora_A" in name))),
+            "an adapter for another model",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({next(n for n in t if "lora_B" in n): torch.ones(2, 3)})),
+            "an adapter for another model",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({next(n for n in t if "lora_B" in n): torch.ones(36, 9)})),
+            "an adapter for another model",
+        ),
+        (
+            lambda f: rewrite(f, lambda t: t.update({"base_model.model.model.extra": torch.ones(2)})),
+            "its tensor .*extra has no place",
+        ),
+        (
+            lambda f: (f / "adapter_config.json").write_text(
+                '{"base_model_name_or_path": "BASE", "r": 0, "lora_alpha": 1}'
+            ),
             "must name r and lora_alpha",
         ),
-        (lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "BASE", "r": 1, "use_dora": true}'), "use_dora is not known"),
+        (
+            lambda f: (f / "adapter_config.json").write_text(
+                '{"base_model_name_or_path": "BASE", "r": 1, "use_dora": true}'
+            ),
+            "use_dora is not known",
+        ),
         (lambda f: (f / "adapter_config.json").write_text('{"r": 1}'), "does not name the model"),
-        (lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "nowhere"}'), "no weights folder nowhere"),
+        (
+            lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "nowhere"}'),
+            "no weights folder nowhere",
+        ),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"{}"), "not a whole safetensors file"),
         (lambda f: (f / "non_lora_trainables.bin").write_bytes(b""), "a pickle, which is never read"),
         (lambda f: rewrite_base(f.parent / "base"), "is not the model that the adapter .* was trained on"),

@@ -11,7 +11,14 @@ from minillava.training import loss
 from minillava.weights.hf_config import read_config
 
 TOLERANCE = 2e-5
-LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32, rope_theta=500000.0)
+LLAMA3 = dict(
+    rope_type="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+    rope_theta=500000.0,
+)
 VARIANTS = {
     "v1.5": {},
     "grouped queries": {"text": {"num_attention_heads": 6, "num_key_value_heads": 2}},
@@ -128,7 +135,10 @@ def test_gradients_of_eager_and_sdpa_agree_with_transformers(pair):
         assert abs(value.item() - expected.item()) < 1e-5
         for mine, other in [
             (ours.projector.linear_1.weight, theirs.model.multi_modal_projector.linear_1.weight),
-            (ours.language_model.layers[0].self_attn.q_proj.weight, theirs.model.language_model.layers[0].self_attn.q_proj.weight),
+            (
+                ours.language_model.layers[0].self_attn.q_proj.weight,
+                theirs.model.language_model.layers[0].self_attn.q_proj.weight,
+            ),
             (ours.vision_tower.layers[0].mlp.fc1.weight, theirs.model.vision_tower.encoder.layers[0].mlp.fc1.weight),
         ]:
             assert relative_error(mine.grad, other.grad) < 1e-4
@@ -139,7 +149,11 @@ def test_gradients_of_eager_and_sdpa_agree_with_transformers(pair):
 def test_a_picture_too_many_or_too_few_is_an_error(pair):
     _, ours = pair
     one, two = prompt(), prompt(pictures=2)
-    for inputs in ({**one, "pixel_values": two["pixel_values"]}, {**two, "pixel_values": one["pixel_values"]}, {"input_ids": one["input_ids"]}):
+    for inputs in (
+        {**one, "pixel_values": two["pixel_values"]},
+        {**two, "pixel_values": one["pixel_values"]},
+        {"input_ids": one["input_ids"]},
+    ):
         with pytest.raises(ValueError, match="image tokens"):
             ours(**inputs)
 
@@ -165,10 +179,22 @@ def test_official_parameter_counts():
     """LLaVA-1.5-7B in llava-hf's files has 7,063,427,072 parameters, and 13B 13,351,494,656."""
     from minillava.model import Llava
 
-    vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14)
-    texts = {7_063_427_072: {}, 13_351_494_656: dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40)}
+    vision = dict(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    texts = {
+        7_063_427_072: {},
+        13_351_494_656: dict(hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40),
+    }
     for parameters, text in texts.items():
-        config = read_config({"model_type": "llava", "vision_config": vision, "text_config": {"vocab_size": 32064, **text}})
+        config = read_config(
+            {"model_type": "llava", "vision_config": vision, "text_config": {"vocab_size": 32064, **text}}
+        )
         with torch.device("meta"):
             assert sum(p.numel() for p in Llava(config).parameters()) == parameters
 

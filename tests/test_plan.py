@@ -1,4 +1,6 @@
-"""The plan of a training: its counts against what a small training really computes and holds, and its hours against the original's."""
+"""The plan of a training: its counts against what a small training really computes and holds, and its hours against the
+original's.
+"""
 
 import subprocess
 import sys
@@ -10,7 +12,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minillava import training
 from minillava.arguments import from_flags
-from minillava.bench.plan import LIKES, PAPERS, PlanConfig, config_of, flops, kept_bytes, memory, meta_model, num_parameters, plan, saved_bytes
+from minillava.bench.plan import (
+    LIKES,
+    PAPERS,
+    PlanConfig,
+    config_of,
+    flops,
+    kept_bytes,
+    memory,
+    meta_model,
+    num_parameters,
+    plan,
+    saved_bytes,
+)
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.distributed import place
 from minillava.errors import UserError
@@ -50,7 +64,11 @@ def batch(config: LlavaConfig, rows: int = 2, text: int = 11) -> dict[str, torch
     ids = torch.randint(0, 60, (rows, P + text), generator=torch.Generator().manual_seed(1))
     ids[:, :P] = config.image_token_id
     size = config.vision_config.image_size
-    return {"input_ids": ids, "labels": ids.masked_fill(ids == config.image_token_id, -100), "pixel_values": torch.randn(rows, 3, size, size)}
+    return {
+        "input_ids": ids,
+        "labels": ids.masked_fill(ids == config.image_token_id, -100),
+        "pixel_values": torch.randn(rows, 3, size, size),
+    }
 
 
 def counted(model: Llava, inputs: dict[str, torch.Tensor]) -> int:
@@ -122,7 +140,9 @@ def test_memory_is_what_a_training_holds(trained):
 
 
 def saved(config: LlavaConfig, trained: tuple[str, ...], checkpointed: bool) -> float:
-    """Bytes a token that a forward pass in bfloat16 keeps for the backward pass: tensors whose first dimension is the rows', or the tokens'."""
+    """Bytes a token that a forward pass in bfloat16 keeps for the backward pass: tensors whose first dimension is the
+    rows', or the tokens'.
+    """
     model, inputs, kept = real(config, trained), batch(config, 3, 44), {}
     num_tokens = inputs["input_ids"].numel()
     if checkpointed:
@@ -150,13 +170,17 @@ def test_activations_are_what_autograd_saves(trained):
     assert plain == pytest.approx(planned, rel=0.02) if trained == TUNE else planned / 2 < plain < planned
 
 
-# ---------------------------------------------------------------------------------------------------------------- hours and steps
+# ------------------------------------------------------------ hours and steps
 def test_the_originals_hours_imply_a_plausible_mfu():
     checked = 0
     for recipe, stage in PAPERS:
         for like in PAPERS[recipe, stage].hours:
             checked += 1
-            assert 0.15 < plan(PlanConfig(recipe, like), stage, RECIPES[recipe][stage]).paper_mfu < 0.6, (recipe, stage, like)
+            assert 0.15 < plan(PlanConfig(recipe, like), stage, RECIPES[recipe][stage]).paper_mfu < 0.6, (
+                recipe,
+                stage,
+                like,
+            )
     assert checked == 8
 
 
@@ -177,20 +201,34 @@ def test_steps_hours_and_gpus():
 def test_one_gpu_gathers_nothing_but_keeps_copies():
     model = meta_model(SMALL, TUNE)
     one, two = (memory(model, gpus, 2, 15) for gpus in (1, 2))
-    assert one["autocast's copies of what learns"] == 2 * num_parameters(model, trained=True) and not two["autocast's copies of what learns"]
+    assert (
+        one["autocast's copies of what learns"] == 2 * num_parameters(model, trained=True)
+        and not two["autocast's copies of what learns"]
+    )
     layer, language, tower = num_parameters(model.language_model.layers[0]), model.language_model, model.vision_tower
     ends = sum(map(num_parameters, (language.embed_tokens, language.norm, language.lm_head, model.projector)))
     patches = tower.embeddings.patch_embedding.weight.numel()  # a frozen matrix
-    tower_ends = 4 * sum(map(num_parameters, (tower.embeddings, tower.pre_layrnorm, tower.post_layernorm))) - 2 * patches
-    assert not one["gathered, and gradients of it"] and two["gathered, and gradients of it"] == 10 * layer + 8 * ends + tower_ends
+    tower_ends = (
+        4 * sum(map(num_parameters, (tower.embeddings, tower.pre_layrnorm, tower.post_layernorm))) - 2 * patches
+    )
+    assert (
+        not one["gathered, and gradients of it"]
+        and two["gathered, and gradients of it"] == 10 * layer + 8 * ends + tower_ends
+    )
     assert one["layers' inputs, kept"] == two["layers' inputs, kept"] and one["loss in chunks"] > 12 * CHUNK
 
 
-# ---------------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------ the command
 def test_the_table(capsys):
     main(["plan", "--recipe", "v1.5", "--like", "llava-1.5-7b", "--gpus", "8"])
     printed = capsys.readouterr().out
-    for words in ("stage 1 stage 2", "parameters 7,063,427,072 7,063,427,072", "steps 2,181 5,198", "GPUs at least", "is an assumption"):
+    for words in (
+        "stage 1 stage 2",
+        "parameters 7,063,427,072 7,063,427,072",
+        "steps 2,181 5,198",
+        "GPUs at least",
+        "is an assumption",
+    ):
         assert words in " ".join(printed.split())
     assert max(map(len, printed.splitlines())) <= 150
     main(["plan", "--stage", "1", "--gpus", "1", "--gpu-memory", "24"])
@@ -220,7 +258,9 @@ def test_mistakes_are_one_sentence(flags, said):
 
 
 def test_a_mistake_ends_with_status_2():
-    done = subprocess.run([sys.executable, "-m", "minillava.training", "plan", "--gpus", "0"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "minillava.training", "plan", "--gpus", "0"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
 
 

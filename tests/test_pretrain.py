@@ -38,7 +38,10 @@ def tokenizer():
 
 def test_names_and_the_roles_are_few_tokens(tokenizer):
     assert len(tokenizer.encode("USER: a cat ASSISTANT:")[0]) <= 7
-    assert tokenizer.decode(tokenizer.encode("Is there a fire engine at the top left?")[0]) == "Is there a fire engine at the top left?"
+    assert (
+        tokenizer.decode(tokenizer.encode("Is there a fire engine at the top left?")[0])
+        == "Is there a fire engine at the top left?"
+    )
 
 
 def test_a_scene_in_words_comes_before_its_conversation():
@@ -63,7 +66,10 @@ def test_verdicts_say_which_names_are_in_the_list(as_questions):
         turns = name_list(index, as_questions)
         listed = turns[0][1].split("\n")[0].split(", ")
         if as_questions:
-            pairs = [(names_in(question.split("\n")[-1])[0], answer) for (_, question), (_, answer) in zip(turns[::2], turns[1::2])]
+            pairs = [
+                (names_in(question.split("\n")[-1])[0], answer)
+                for (_, question), (_, answer) in zip(turns[::2], turns[1::2])
+            ]
         else:
             pairs = [each.rsplit(" ", 1) for each in turns[1][1].removesuffix(".").split(", ")]
         for name, verdict in pairs:
@@ -138,15 +144,30 @@ def test_the_loss_is_the_formula(tokenizer):
 
 @pytest.mark.parametrize("part", ["language", "vision"])
 def test_both_learn_leave_a_folder_that_loads_and_resume(part, tmp_path, monkeypatch):
-    monkeypatch.setattr({"language": language, "vision": vision}[part], "train_tokenizer", lambda: train_tokenizer(scenes=100))
+    monkeypatch.setattr(
+        {"language": language, "vision": vision}[part], "train_tokenizer", lambda: train_tokenizer(scenes=100)
+    )
     monkeypatch.setattr(language, "cases", lambda split, scenes: cases(split, 2))
     monkeypatch.setattr(vision, "probe_tower", lambda tower: probe_tower(tower, count=20))
     monkeypatch.setattr(LookUp, "GATE", -1.0)  # one step of the look-up lesson passes
     monkeypatch.setattr(LookUp, "WINDOW", 1)
-    settings = ["--batch-size", "4", "--save-every", "10", "--dtype", "float32", "--max-steps", "20", "--out", str(tmp_path)]
+    settings = [
+        "--batch-size",
+        "4",
+        "--save-every",
+        "10",
+        "--dtype",
+        "float32",
+        "--max-steps",
+        "20",
+        "--out",
+        str(tmp_path),
+    ]
     main([part, *settings])
     {"language": weights.load_language_model, "vision": weights.load_vision_tower}[part](tmp_path)
-    losses = [row["loss"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    losses = [
+        row["loss"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if "loss" in row
+    ]
     assert len(losses) == 20 and sum(losses[-5:]) < 0.9 * sum(losses[:5])
     before = (tmp_path / "model.safetensors").read_bytes()
     main([part, *settings, "--resume"])

@@ -12,7 +12,8 @@ def test_it_reads_what_is_there_and_nothing_else():
     for index, scene in enumerate(scenes):
         for thing in scene.things:
             row, column = int(thing.y / 16), int(thing.x / 16)
-            features[index, row * 7 + column, row] += 30.0  # the row is written into the features, name and column are not
+            # the row is written into the features, name and column are not
+            features[index, row * 7 + column, row] += 30.0
     figures = probe(features, scenes)
     assert figures["row"] > 98 and figures["column"] < 45 and figures["name"] < 15
 

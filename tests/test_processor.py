@@ -40,7 +40,7 @@ def config(tokenizer, strategy="default", image_size=28):
     )
 
 
-# ---------------------------------------------------------------------- the call
+# ------------------------------------------------------------ the call
 def test_a_question_and_a_picture(tokenizer, picture, tmp_path):
     processor = Processor(tokenizer, 28, 14)
     inputs = processor(QUESTION, picture)
@@ -78,7 +78,7 @@ def test_mistakes(tokenizer, picture):
         Processor(tokenizer, 28, 14)(QUESTION, "absent.png")
 
 
-# ---------------------------------------------------------------------- against transformers
+# ------------------------------------------------------------ against transformers
 @pytest.mark.parametrize("strategy", ["default", "full"])
 @pytest.mark.parametrize("pad", [False, True])
 def test_auto_processor_reads_what_we_save(tokenizer, picture, tmp_path, strategy, pad):
@@ -127,9 +127,11 @@ def test_the_chat_template_says_the_same(tokenizer, tmp_path, name):
     assert official.apply_chat_template(messages, add_generation_prompt=True) == render(name, turns, True, True)
 
 
-# ---------------------------------------------------------------------- folders
+# ------------------------------------------------------------ folders
 def test_the_default_template(tokenizer, tmp_path, capsys):
-    """llava-hf's folders, which name none, mean their own; the original's, without a processor, mean v1, and say whether to pad."""
+    """llava-hf's folders, which name none, mean their own; the original's, without a processor, mean v1, and say
+    whether to pad.
+    """
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "config.json").write_text('{"image_aspect_ratio": "pad"}')
     original = Processor.from_folder(tmp_path, config(tokenizer))
@@ -210,7 +212,12 @@ SETTINGS = [
 def test_settings_that_change_pixels_are_followed(tokenizer, picture, tmp_path, setting):
     """The same pixels as transformers' for the same file, and again after saving."""
     kind = setting.get("image_processor_type", "CLIPImageProcessor")
-    values = {"image_processor_type": kind, "size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, **setting}
+    values = {
+        "image_processor_type": kind,
+        "size": {"shortest_edge": 28},
+        "crop_size": {"height": 28, "width": 28},
+        **setting,
+    }
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
     official = (LlavaImageProcessorPil if "Llava" in kind else CLIPImageProcessorPil)(**values)
@@ -218,7 +225,9 @@ def test_settings_that_change_pixels_are_followed(tokenizer, picture, tmp_path, 
     ours = Processor.from_folder(tmp_path, config(tokenizer), "v1")
     ours.save(tmp_path / "again")
     for processor in (ours, Processor.from_folder(tmp_path / "again", config(tokenizer))):
-        torch.testing.assert_close(processor.image_inputs(picture)["pixel_values"], expected.float(), rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(
+            processor.image_inputs(picture)["pixel_values"], expected.float(), rtol=1e-5, atol=2e-6
+        )
 
 
 def test_the_originals_way_with_pictures(tokenizer, tmp_path):

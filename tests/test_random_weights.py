@@ -34,6 +34,9 @@ def test_a_small_one_in_shards_loads_and_is_repeatable(tmp_path):
 
 def test_measure_prints_time_and_memory(capsys):
     main(["measure", str(weights.ROOT / "weights" / "tiny")])
-    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.replace("built in", "built").replace("a picture", "picture").splitlines())
+    rows = dict(
+        line.split(maxsplit=1)
+        for line in capsys.readouterr().out.replace("built in", "built").replace("a picture", "picture").splitlines()
+    )
     assert set(rows) == {"files", "built", "picture", "text", "resident"} and "8 tokens in and 4 out" in rows["text"]
     assert rows["files"] == f"{(weights.ROOT / 'weights' / 'tiny' / 'model.safetensors').stat().st_size:,} bytes"

@@ -25,7 +25,8 @@ def test_links_and_pictures_exist(page):
 def test_commands_and_their_flags_exist(page):
     commands = re.findall(r"python (?:-m (minillava\.[\w.]+)|(\w+\.py))([^\n`#]*)", page.read_text(encoding="utf-8"))
     assert commands
-    flags: dict[tuple[str, ...], set[str]] = {}  # by command, and action where it has some: ("minillava.weights", "export")
+    # by command, and action where it has some: ("minillava.weights", "export")
+    flags: dict[tuple[str, ...], set[str]] = {}
     for module, script, rest in commands:
         action = rest.split()[:1] if module in ("minillava.weights", "minillava.training", "minillava.bench") else []
         flags.setdefault((module or script, *action), set()).update(re.findall(r"--[\w-]+", rest))

@@ -42,31 +42,70 @@ OLD = ("--weights", "LLAVA", "--data", "data.json")
 @pytest.mark.parametrize(
     ("recipe", "stage", "expected"),
     [
-        ("v1", 1, dict(learning_rate=2e-3, batch_size=128, epochs=1, template="plain", image_aspect_ratio="square", projector="linear")),
+        (
+            "v1",
+            1,
+            dict(
+                learning_rate=2e-3,
+                batch_size=128,
+                epochs=1,
+                template="plain",
+                image_aspect_ratio="square",
+                projector="linear",
+            ),
+        ),
         ("v1", 2, dict(learning_rate=2e-5, batch_size=32, epochs=3, template="v1", image_aspect_ratio="square")),
-        ("v1.5", 1, dict(learning_rate=1e-3, batch_size=256, epochs=1, template="plain", image_aspect_ratio="square", projector="mlp2x_gelu")),
+        (
+            "v1.5",
+            1,
+            dict(
+                learning_rate=1e-3,
+                batch_size=256,
+                epochs=1,
+                template="plain",
+                image_aspect_ratio="square",
+                projector="mlp2x_gelu",
+            ),
+        ),
         (
             "v1.5-lora",
             2,
-            dict(learning_rate=2e-4, projector_learning_rate=2e-5, lora_r=128, lora_alpha=256, lora_dropout=0.05, batch_size=128, epochs=1),
+            dict(
+                learning_rate=2e-4,
+                projector_learning_rate=2e-5,
+                lora_r=128,
+                lora_alpha=256,
+                lora_dropout=0.05,
+                batch_size=128,
+                epochs=1,
+            ),
         ),
         ("v1.5", 2, dict(learning_rate=2e-5, batch_size=128, epochs=1, template="v1", image_aspect_ratio="pad")),
     ],
 )
 def test_the_papers_recipes(recipe, stage, expected, monkeypatch):
     config = config_of(monkeypatch, "--stage", str(stage), "--recipe", recipe, *(NEW if stage == 1 else OLD))
-    common = dict(optimizer="adamw", adam_beta2=0.999, weight_decay=0.0, warmup_ratio=0.03, dtype="bfloat16", max_length=2048)
+    common = dict(
+        optimizer="adamw", adam_beta2=0.999, weight_decay=0.0, warmup_ratio=0.03, dtype="bfloat16", max_length=2048
+    )
     common["checkpoint_activations"] = True
     assert {name: getattr(config, name) for name in (*expected, *common)} == {**expected, **common}
 
 
 def test_flags_override_the_recipe(monkeypatch):
-    config = config_of(monkeypatch, "--stage", "2", "--recipe", "v1.5", *OLD, "--max-steps", "7", "--learning-rate", "0.5")
+    config = config_of(
+        monkeypatch, "--stage", "2", "--recipe", "v1.5", *OLD, "--max-steps", "7", "--learning-rate", "0.5"
+    )
     assert (config.max_steps, config.epochs, config.learning_rate, config.batch_size) == (7, 0, 0.5, 128)
 
 
 def test_epochs_become_steps():
-    assert steps_of(1, 665_298, 128) == 5198 and steps_of(3, 64, 32) == 6 and steps_of(0.5, 10, 4) == 2 and steps_of(1, 1, 8) == 1
+    assert (
+        steps_of(1, 665_298, 128) == 5198
+        and steps_of(3, 64, 32) == 6
+        and steps_of(0.5, 10, 4) == 2
+        and steps_of(1, 1, 8) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +142,9 @@ def gradients(model, losses) -> torch.Tensor:
 
 
 def test_micro_batches_have_the_gradient_of_the_whole(model):
-    """Five rows of unequal answers: text alone, one without a supervised token, two micro-batches of two rows and one of one."""
+    """Five rows of unequal answers: text alone, one without a supervised token, two micro-batches of two rows and one
+    of one.
+    """
     rows, T = [(3, True), (9, False), (0, True), (1, True), (6, False)], 20
     ids = torch.randint(0, 49, (5, T), generator=torch.Generator().manual_seed(1))
     labels, mask, num = torch.full((5, T), -100), torch.zeros(5, T, dtype=torch.int64), 0
@@ -117,19 +158,26 @@ def test_micro_batches_have_the_gradient_of_the_whole(model):
     whole = gradients(model, [loss(model, batch)])
     for size in (1, 2, 3):
         parts = [part for part in micro_batches(batch, size, model.config) if num_supervised(part["labels"])]
-        weighted = gradients(model, (loss(model, part) * num_supervised(part["labels"]) / num_supervised(labels) for part in parts))
+        weighted = gradients(
+            model, (loss(model, part) * num_supervised(part["labels"]) / num_supervised(labels) for part in parts)
+        )
         means = gradients(model, (loss(model, part) / len(parts) for part in parts))
         assert (weighted - whole).norm() < 1e-6 * whole.norm() + 1e-6 and (means - whole).norm() > 0.05 * whole.norm()
         assert max(part["input_ids"].shape[1] for part in parts) == 15
 
 
 def unequal_batch(config: LlavaConfig, kind: str) -> dict[str, torch.Tensor]:
-    """Five rows with 0 to 2 pictures and answers of unequal lengths: the features from a cache, packed rows, or LLaVA-NeXT's views."""
+    """Five rows with 0 to 2 pictures and answers of unequal lengths: the features from a cache, packed rows, or
+    LLaVA-NeXT's views.
+    """
     generator = torch.Generator().manual_seed(3)
     pictures = [[(14, 28)], [], [(28, 14), (20, 20)], [(28, 28)], []]
     rows, labels, masks = [], [], []
     for row, (sizes, answer) in enumerate(zip(pictures, (4, 9, 2, 7, 3), strict=True)):
-        tokens = [sum(pictures_of({"image_sizes": torch.tensor([size])}, config)[0]) if kind == "next" else 4 for size in sizes]
+        tokens = [
+            sum(pictures_of({"image_sizes": torch.tensor([size])}, config)[0]) if kind == "next" else 4
+            for size in sizes
+        ]
         ids = torch.cat([torch.randint(0, 49, (2,), generator=generator), torch.full((sum(tokens),), 49)])
         ids = torch.cat([ids, torch.randint(0, 49, (answer,), generator=generator)])
         label = torch.where(torch.arange(len(ids)) < len(ids) - answer, -100, ids)
@@ -147,7 +195,11 @@ def unequal_batch(config: LlavaConfig, kind: str) -> dict[str, torch.Tensor]:
     if kind == "packed":
         return {**batch, "pixel_values": torch.randn(len(sizes), 3, 14, 14, generator=generator)}
     views = sum(pictures_of({"image_sizes": torch.tensor(sizes)}, config)[1])
-    return {**batch, "pixel_values": torch.randn(views, 3, 14, 14, generator=generator), "image_sizes": torch.tensor(sizes)}
+    return {
+        **batch,
+        "pixel_values": torch.randn(views, 3, 14, 14, generator=generator),
+        "image_sizes": torch.tensor(sizes),
+    }
 
 
 @pytest.mark.parametrize("kind", ["cached", "packed", "next"])
@@ -179,4 +231,8 @@ def test_a_frozen_matrix_in_bfloat16_changes_no_bit(model, trained):
     assert all(torch.equal(one, other) for one, other in zip(*figures, strict=True))
     narrow = {name for name, p in model.named_parameters() if p.dtype == torch.bfloat16}
     assert "vision_tower.layers.0.mlp.fc1.bias" in narrow or trained == ("vision_tower.",)
-    assert not {name for name in narrow if name.startswith(trained) or "norm" in name or "position" in name or "embed_tokens" in name}
+    assert not {
+        name
+        for name in narrow
+        if name.startswith(trained) or "norm" in name or "position" in name or "embed_tokens" in name
+    }

@@ -1,4 +1,6 @@
-"""The tiny world: scenes are determined by their seed, and everything said about them is true, judged from their boxes alone."""
+"""The tiny world: scenes are determined by their seed, and everything said about them is true, judged from their boxes
+alone.
+"""
 
 import hashlib
 import json
@@ -112,7 +114,9 @@ def test_scenes_are_varied():
     assert all(0.14 * COUNT < counts[k] < 0.27 * COUNT for k in range(1, 6))
     several = [scene for scene in SCENES if len(scene.things) > 1]
     assert 0.28 < np.mean([max(seen(scene).values()) > 1 for scene in several]) < 0.42
-    assert {scene.color for scene in SCENES} == set(world.COLORS) and {scene.pattern for scene in SCENES} == set(world.PATTERNS)
+    assert {scene.color for scene in SCENES} == set(world.COLORS) and {scene.pattern for scene in SCENES} == set(
+        world.PATTERNS
+    )
     places = [world.where(thing) for scene in SCENES for thing in scene.things]
     assert set(world.PLACES) < set(places) and places.count(None) < 0.06 * len(places)
 
@@ -169,7 +173,9 @@ def true(scene, question):
 
 
 def described(scene, text):
-    """Whether the counts, the colour, the places and the relations of a free text are right; a place may be any of its name's."""
+    """Whether the counts, the colour, the places and the relations of a free text are right; a place may be any of its
+    name's.
+    """
     count, text = seen(scene), text.lower()
     things = {name: "|".join({name, facts.plural(name)}) for name in count}
     for name, forms in things.items():
@@ -179,9 +185,13 @@ def described(scene, text):
     if set(re.findall(rf"\b({'|'.join(world.COLORS)})\b", text)) - {scene.color}:
         return False
     single = "|".join(name for name in count if count[name] == 1) or "nothing"
-    places = re.findall(rf"\b({single}) (?:is )?(?:at|on|in) the ({'|'.join(sorted(world.PLACES, key=len)[::-1])})\b", text)
+    places = re.findall(
+        rf"\b({single}) (?:is )?(?:at|on|in) the ({'|'.join(sorted(world.PLACES, key=len)[::-1])})\b", text
+    )
     relations = re.findall(rf"\b({single}) (?:is )?({'|'.join(world.RELATIONS)}) (?:the|an?) ({single})\b", text)
-    return all(place_of(scene, name) == place for name, place in places) and all(holds(scene, *fact) for fact in relations)
+    return all(place_of(scene, name) == place for name, place in places) and all(
+        holds(scene, *fact) for fact in relations
+    )
 
 
 @quick
@@ -197,13 +207,19 @@ def test_every_text_is_true_and_grammatical(seed, split):
         assert answers.parse_answer(question.kind, question.short) == question.short, question
     for text in [*captions, prose]:
         assert described(scene, text), text
-    assert set(answers.names_in(captions[0])) == set(answers.names_in(captions[1])) == set(answers.names_in(prose)) == set(seen(scene))
+    assert (
+        set(answers.names_in(captions[0]))
+        == set(answers.names_in(captions[1]))
+        == set(answers.names_in(prose))
+        == set(seen(scene))
+    )
     assert len({question.text.lower() for question in made}) == len(made)
     sentences = [*captions, prose, *(question.answer for question in made)]
     for text in sentences + [phrase for pair in phrases for phrase in pair] + [question.text for question in made]:
-        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]|[{}]|  | [.,?]|\b(is|one) (two|three|four|five|\w+ \w+s are)\b|\bare an?\b", text), (
-            text
-        )
+        assert not re.search(
+            r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]|[{}]|  | [.,?]|\b(is|one) (two|three|four|five|\w+ \w+s are)\b|\bare an?\b",
+            text,
+        ), text
     assert all(re.fullmatch(r"[A-Z].*\.", text) for text in sentences)
 
 
@@ -229,7 +245,9 @@ def test_questions_are_balanced():
     noes = [(scene, question) for scene, question in existence if question.short == "no"]
     assert 0.18 < len(existence) / len(made) < 0.3
     assert abs(len(noes) / len(existence) - 0.5) < 0.04
-    hard = [world.GROUP_OF[question.names[0]] in {world.GROUP_OF[name] for name in seen(scene)} for scene, question in noes]
+    hard = [
+        world.GROUP_OF[question.names[0]] in {world.GROUP_OF[name] for name in seen(scene)} for scene, question in noes
+    ]
     assert abs(np.mean(hard) - 0.5) < 0.08
     relations = Counter(question.short for _, question in made if question.kind == "relation")
     assert abs(relations["yes"] / (relations["yes"] + relations["no"]) - 0.5) < 0.12
@@ -239,7 +257,14 @@ def test_questions_are_balanced():
 
 
 def test_words():
-    forms = {"sheep": "sheep", "mouse": "mice", "wolf": "wolves", "bus": "buses", "cherry": "cherries", "toothbrush": "toothbrushes"}
+    forms = {
+        "sheep": "sheep",
+        "mouse": "mice",
+        "wolf": "wolves",
+        "bus": "buses",
+        "cherry": "cherries",
+        "toothbrush": "toothbrushes",
+    }
     assert {name: facts.plural(name) for name in forms} == forms
     assert facts.a("owl") == "an owl" and facts.a("cat") == "a cat"
     assert facts.counted("fox", 3) == "three foxes" and facts.joined(["a", "b", "c"]) == "a, b and c"
@@ -277,13 +302,17 @@ def test_grid_words_place_every_thing(seed):
 def test_short_answers_ask_for_them():
     made = [question for scene in SCENES[:20] for question in questions.questions(scene, world.Draws(0), 8, short=1.0)]
     short = [question for question in made if question.kind != "describe"]
-    assert all(question.text.endswith(questions.SHORT_PROMPT) and question.answer == question.short for question in short)
+    assert all(
+        question.text.endswith(questions.SHORT_PROMPT) and question.answer == question.short for question in short
+    )
 
 
 @quick
 @given(seed=seeds)
 def test_true_phrases_are_true_and_all_that_a_picture_brings(seed):
-    """Whatever the contrastive batch says of a scene must be among its truths, its contradictions never, and each truth must hold by the boxes."""
+    """Whatever the contrastive batch says of a scene must be among its truths, its contradictions never, and each truth
+    must hold by the boxes.
+    """
     scene = world.sample_scene(seed)
     truths, count = phrasing.true_phrases(scene), seen(scene)
     for right, wrong in phrasing.contrastive_phrases(scene, world.Draws(seed), others=30):
@@ -296,14 +325,25 @@ def test_true_phrases_are_true_and_all_that_a_picture_brings(seed):
 def test_a_conversation_asks_and_answers_in_turn():
     turns = questions.conversation(SCENES[3], np.random.default_rng(0), 6)
     assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2) and 4 <= len(turns) <= 12
-    share = np.mean([questions.SHORT_PROMPT in text for scene in SCENES for _, text in questions.conversation(scene, world.Draws(1), 8)[::2]])
+    share = np.mean(
+        [
+            questions.SHORT_PROMPT in text
+            for scene in SCENES
+            for _, text in questions.conversation(scene, world.Draws(1), 8)[::2]
+        ]
+    )
     assert 0.1 < share < 0.2
 
 
 def test_stage_1_asks_for_a_list_or_a_description():
     asked = [questions.caption_request(scene, np.random.default_rng(seed)) for seed, scene in enumerate(SCENES[:60])]
-    kinds = Counter("describe" if question in questions.QUESTIONS["describe"] else "list" for [(_, question), _] in asked)
-    assert min(kinds.values()) > 15 and {question for [(_, question), _] in asked} <= {*questions.QUESTIONS["describe"], *questions.QUESTIONS["list"]}
+    kinds = Counter(
+        "describe" if question in questions.QUESTIONS["describe"] else "list" for [(_, question), _] in asked
+    )
+    assert min(kinds.values()) > 15 and {question for [(_, question), _] in asked} <= {
+        *questions.QUESTIONS["describe"],
+        *questions.QUESTIONS["list"],
+    }
     assert all(set(answers.names_in(answer)) == set(seen(scene)) for [_, (_, answer)], scene in zip(asked, SCENES))
 
 
@@ -314,13 +354,20 @@ def test_records_are_llava_json(tmp_path):
     records(3, tmp_path, "val", start=5)
     conversations = json.loads((tmp_path / "conversations.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "scenes.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in conversations] == [line["id"] for line in lines] == ["000005", "000006", "000007"]
+    assert (
+        [record["id"] for record in conversations] == [line["id"] for line in lines] == ["000005", "000006", "000007"]
+    )
     for record, line, seed in zip(conversations, lines, range(5, 8)):
         scene = world.sample_scene(seed, "val")
         assert np.array_equal(np.asarray(Image.open(tmp_path / record["image"])), scene.pixels())
         assert [turn["from"] for turn in record["conversations"][:2]] == ["human", "gpt"]
-        assert [turn["value"].startswith("<image>\n") for turn in record["conversations"]] == [True] + [False] * (len(record["conversations"]) - 1)
-        assert Counter(instance["category"] for instance in line["instances"]) == seen(scene) and len(line["captions"]) == 5
+        assert [turn["value"].startswith("<image>\n") for turn in record["conversations"]] == [True] + [False] * (
+            len(record["conversations"]) - 1
+        )
+        assert (
+            Counter(instance["category"] for instance in line["instances"]) == seen(scene)
+            and len(line["captions"]) == 5
+        )
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -329,5 +376,7 @@ def test_preview_is_a_picture():
 
 
 def test_a_mistake_is_one_line():
-    done = subprocess.run([sys.executable, "-m", "minillava.data", "--count", "0", "--out", "x"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "minillava.data", "--count", "0", "--out", "x"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stdout == "" and re.fullmatch(r"data: error: .+\n", done.stderr)

@@ -57,7 +57,12 @@ def tiny():
 
 
 def test_small_enough_to_ship(tiny):
-    files = [path for folder in FOLDERS for path in (ROOT / "weights" / folder).iterdir() if path.name != "checkpoint.safetensors"]
+    files = [
+        path
+        for folder in FOLDERS
+        for path in (ROOT / "weights" / folder).iterdir()
+        if path.name != "checkpoint.safetensors"
+    ]
     assert sum(path.stat().st_size for path in files) < 60e6
     assert sum(p.numel() for p in tiny[0].parameters()) < 12e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth")]
@@ -67,7 +72,9 @@ def test_names_are_llava_hfs():
     with safe_open(ROOT / "weights" / "tiny" / "model.safetensors", "pt") as file:
         names = set(file.keys())
     prefixes = ("vision_tower.vision_model.", "multi_modal_projector.linear_", "language_model.model.")
-    assert all(name.startswith(prefixes) for name in names) and all(any(n.startswith(p) for n in names) for p in prefixes)
+    assert all(name.startswith(prefixes) for name in names) and all(
+        any(n.startswith(p) for n in names) for p in prefixes
+    )
 
 
 def test_the_picture_is_the_scene():

@@ -12,10 +12,13 @@ from transformers import LlamaTokenizerFast, PreTrainedTokenizerFast
 from minillava.errors import UserError
 from minillava.inputs.tokenizer import BYTES, Control, StreamDecoder, Tokenizer
 
-WORDS = "a cat sat on the mat . the cat is grey , USER : what is this ? ASSISTANT : it is a cat \n 12 naïve 🐱 🐱 yes no"
+WORDS = (
+    "a cat sat on the mat . the cat is grey , USER : what is this ? ASSISTANT : it is a cat \n 12 naïve 🐱 🐱 yes no"
+)
 IMAGE, EOS = Control("image"), Control("eos")
 KINDS = ("prepend", "metaspace_first", "metaspace_always", "byte_level")
-# Everything that UTF-8 can hold, without the "▁" that stands for a space and the private characters that no text may use.
+# Everything that UTF-8 can hold, without the "▁" that stands for a space and the private characters that no text may
+# use.
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="▁", max_codepoint=0x10EFFF)
 texts = st.text(characters | st.sampled_from(list(" \n.:</s>🐱aé")), max_size=30) | st.sampled_from(
     ["</s>", "<image>", "a<s>b", "<0x41>", "<unk></s> <pad>", "USER: <image>\n", "👩‍👩‍👧 e\u0301"]
@@ -25,14 +28,22 @@ texts = st.text(characters | st.sampled_from(list(" \n.:</s>🐱aé")), max_size
 def build(kind: str) -> Tokenizer:
     """A small tokenizer of the kind that LLaMA's, transformers' and SmolLM2's files are."""
     byte_level = kind == "byte_level"
-    model = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=not byte_level, unk_token="<unk>", fuse_unk=not byte_level))
-    trained_on = pre_tokenizers.ByteLevel(add_prefix_space=False) if byte_level else pre_tokenizers.Metaspace(prepend_scheme="first")
+    model = tokenizers.Tokenizer(
+        tokenizers.models.BPE(byte_fallback=not byte_level, unk_token="<unk>", fuse_unk=not byte_level)
+    )
+    trained_on = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if byte_level
+        else pre_tokenizers.Metaspace(prepend_scheme="first")
+    )
     model.pre_tokenizer = trained_on
     names = ["<unk>", "<s>", "</s>"] + ([] if byte_level else BYTES)
     alphabet = pre_tokenizers.ByteLevel.alphabet() if byte_level else []
     trainer = trainers.BpeTrainer(vocab_size=480, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
     model.train_from_iterator([WORDS.replace("🐱", "") if not byte_level else WORDS] * 4, trainer)
-    model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    model.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     if kind == "prepend":
         model.pre_tokenizer = pre_tokenizers.Sequence([])
         model.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -70,7 +81,7 @@ def trained():
     return Tokenizer.train([WORDS, "a cat.", "a cat, a dog"] * 4, 420)
 
 
-# ---------------------------------------------------------------------- against transformers
+# ------------------------------------------------------------ against transformers
 @pytest.mark.parametrize(
     "parts",
     [
@@ -101,7 +112,9 @@ def test_any_text_between_controls_has_the_official_ids(tokenizer, official, par
 
 @pytest.mark.parametrize(("legacy", "kind"), [(True, "metaspace_always"), (False, "metaspace_first")])
 def test_llama_tokenizer_of_transformers(legacy, kind):
-    """transformers 5 builds LLaMA's pipeline anew from the vocabulary; "legacy" chooses between two that we read from files."""
+    """transformers 5 builds LLaMA's pipeline anew from the vocabulary; "legacy" chooses between two that we read from
+    files.
+    """
     tokenizer = build(kind)
     model = tokenizer.spec["model"]
     merges = [tuple(merge) for merge in model["merges"]]
@@ -112,7 +125,7 @@ def test_llama_tokenizer_of_transformers(legacy, kind):
     assert ids == official(text, add_special_tokens=False).input_ids
 
 
-# ---------------------------------------------------------------------- typed text
+# ------------------------------------------------------------ typed text
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=texts)
 def test_typed_text_is_never_a_control_token(tokenizer, text):
@@ -143,7 +156,7 @@ def test_half_a_surrogate_pair(trained):
         trained.encode("\ud83d")
 
 
-# ---------------------------------------------------------------------- decoding
+# ------------------------------------------------------------ decoding
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=texts)
 def test_a_stream_shows_whole_characters_only(tokenizer, text):
@@ -181,9 +194,13 @@ def test_each_id_is_looked_at_once(trained, monkeypatch):
     assert seen == ids
 
 
-# ---------------------------------------------------------------------- training
+# ------------------------------------------------------------ training
 def test_a_trained_tokenizer_is_laid_out_like_llamas(trained):
-    assert [trained.special(name) for name in ("<unk>", "<s>", "</s>")] == [0, 1, 2] == [trained.special("unk"), trained.bos_id, trained.eos_id]
+    assert (
+        [trained.special(name) for name in ("<unk>", "<s>", "</s>")]
+        == [0, 1, 2]
+        == [trained.special("unk"), trained.bos_id, trained.eos_id]
+    )
     assert [trained.spec["model"]["vocab"][piece] for piece in BYTES] == list(range(3, 259))
     assert (trained.image_id, trained.pad_id) == (trained.vocab_size - 2, trained.vocab_size - 1)
     assert trained.vocab_size <= 420
@@ -208,12 +225,17 @@ def test_transformers_loads_what_we_train(trained, tmp_path):
     assert Tokenizer.from_file(tmp_path).spec == trained.spec
 
 
-# ---------------------------------------------------------------------- files
+# ------------------------------------------------------------ files
 def test_the_names_come_from_tokenizer_config(trained, tmp_path):
     extended = trained.extended("<|im_start|>", "<|im_end|>", "<image>")
     assert extended.vocab_size == trained.vocab_size + 2 and extended.image_id == trained.image_id
     extended.save(tmp_path / "tokenizer.json")
-    config = {"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>", "pad_token": None, "add_bos_token": True}
+    config = {
+        "eos_token": {"content": "<|im_end|>"},
+        "bos_token": "<|im_start|>",
+        "pad_token": None,
+        "add_bos_token": True,
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     read = Tokenizer.from_file(tmp_path / "tokenizer.json")
     assert (read.bos_id, read.eos_id, read.pad_id) == (trained.vocab_size, trained.vocab_size + 1, trained.pad_id)
@@ -223,7 +245,10 @@ def test_the_names_come_from_tokenizer_config(trained, tmp_path):
 def test_added_words_stay_words(trained):
     """An added token that is not special is text: its id is the official one, and decoding does not skip it."""
     word = {"id": trained.vocab_size, "content": "mat🐱", "single_word": False, "lstrip": False, "rstrip": False}
-    spec = {**trained.spec, "added_tokens": [*trained.spec["added_tokens"], {**word, "normalized": False, "special": False}]}
+    spec = {
+        **trained.spec,
+        "added_tokens": [*trained.spec["added_tokens"], {**word, "normalized": False, "special": False}],
+    }
     tokenizer = Tokenizer(spec)
     assert tokenizer.encode("a mat🐱.")[0][-2] == trained.vocab_size
     assert tokenizer.decode(tokenizer.encode("a mat🐱.")[0]) == "a mat🐱."
@@ -238,7 +263,9 @@ def test_a_missing_control_token_is_named(trained):
         trained.encode([Control("<other>")])
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"model": 3}', '{"version": "1.0", "added_tokens": [{}], "model": null}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "{}", "[]", '{"model": 3}', '{"version": "1.0", "added_tokens": [{}], "model": null}']
+)
 def test_a_broken_file_is_one_sentence(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer\.json") as error:
@@ -259,6 +286,8 @@ def test_a_truncated_file(trained, tmp_path):
 def test_a_tokenizer_json_at_which_the_library_panics(tmp_path):
     """Its post-processor names a token that it does not list."""
     spec = Tokenizer.train(["a cat"] * 3, 300).spec
-    (tmp_path / "tokenizer.json").write_text(json.dumps({**spec, "post_processor": {**spec["post_processor"], "special_tokens": {}}}))
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({**spec, "post_processor": {**spec["post_processor"], "special_tokens": {}}})
+    )
     with pytest.raises(UserError, match="cannot be used"):
         Tokenizer.from_file(tmp_path)

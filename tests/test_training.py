@@ -40,9 +40,18 @@ def parts(tmp_path_factory, tokenizer):
     """A small tower and a small language model in their folders, as CLIP's and Vicuna's lie in theirs."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(3)
-    tower = VisionConfig(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7)
+    tower = VisionConfig(
+        hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7
+    )
     text = TextConfig(
-        tokenizer.vocab_size, 40, 56, 2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True
+        tokenizer.vocab_size,
+        40,
+        56,
+        2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
     )
     llava = Llava(LlavaConfig(tower, text, tokenizer.image_id))
     weights.save_vision_tower(llava.vision_tower, folder / "vision")
@@ -51,7 +60,17 @@ def parts(tmp_path_factory, tokenizer):
 
 
 def config(out, stage=1, **changes) -> TrainConfig:
-    settings = dict(stage=stage, out=str(out), max_steps=6, batch_size=3, learning_rate=3e-3, save_every=2, dtype="float32", seed=1, device="cpu")
+    settings = dict(
+        stage=stage,
+        out=str(out),
+        max_steps=6,
+        batch_size=3,
+        learning_rate=3e-3,
+        save_every=2,
+        dtype="float32",
+        seed=1,
+        device="cpu",
+    )
     return TrainConfig(**{**settings, **changes})
 
 
@@ -70,7 +89,7 @@ def losses(out) -> list[float]:
     return [row["loss"] for row in rows(out) if "loss" in row]
 
 
-# ---------------------------------------------------------------------------------------------------------------- what learns
+# ------------------------------------------------------------ what learns
 def test_stage_1_trains_the_projector_alone(stage1, parts):
     model = weights.load_model(stage1, dtype="float32")
     tower, language = weights.load_vision_tower(parts["vision"]), weights.load_language_model(parts["language"])
@@ -83,7 +102,9 @@ def test_stage_1_trains_the_projector_alone(stage1, parts):
 def test_stage_2_trains_projector_and_language_model(stage1, tmp_path):
     train(config(tmp_path, 2, weights=str(stage1)))
     before, after = weights.load_model(stage1), weights.load_model(tmp_path)
-    changed = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])}
+    changed = {
+        name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])
+    }
     expected = {name for name in after.state_dict() if name.startswith(("projector.", "language_model."))}
     assert changed == expected
 
@@ -98,7 +119,9 @@ def test_the_attention_is_that_of_the_device_that_trains(stage1, tmp_path, monke
 
     begun = weights.load(stage1, "cpu", "float32", "sdpa")
     monkeypatch.setattr(training, "starting_point", lambda *arguments, **options: begun)
-    monkeypatch.setattr(weights, "find_attention", lambda name, device: "eager" if (name, device.type) == ("auto", "cpu") else "none")
+    monkeypatch.setattr(
+        weights, "find_attention", lambda name, device: "eager" if (name, device.type) == ("auto", "cpu") else "none"
+    )
     monkeypatch.setattr(training, "loss", noted)
     train(config(tmp_path, 2, weights=str(stage1), max_steps=1))
     assert seen == {"eager"}
@@ -121,14 +144,18 @@ def test_the_loss_falls_when_a_few_samples_are_repeated(stage1, tmp_path):
     assert losses(out)[-1] < 0.4 * losses(out)[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------- on which tokens
+# ------------------------------------------------------------ on which tokens
 @pytest.mark.parametrize("template", ["llava_hf", "v1"])
 def test_the_supervised_ids_are_exactly_the_answers(tokenizer, template):
     for index in range(40):
         turns = SceneSamples(2)[index].turns
         encoded = encode(tokenizer, template, turns, image_tokens=16)
         answers = [text for speaker, text in turns if speaker == "assistant"]
-        runs = [list(group) for paid, group in itertools.groupby(encoded.labels, lambda label: label != IGNORE_INDEX) if paid]
+        runs = [
+            list(group)
+            for paid, group in itertools.groupby(encoded.labels, lambda label: label != IGNORE_INDEX)
+            if paid
+        ]
         assert [tokenizer.decode(ids).strip() for ids in runs] == answers
         assert all(ids[-1] == tokenizer.eos_id for ids in runs)
 
@@ -143,7 +170,12 @@ def tiny_batch(tokenizer, model):
     turns = SceneSamples(2)[1].turns[:4]
     encoded = encode(tokenizer, "llava_hf", turns, image_tokens=model.config.num_image_tokens)
     ids, labels = torch.tensor([encoded.input_ids]), torch.tensor([encoded.labels])
-    return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 28, 28)}
+    return {
+        "input_ids": ids,
+        "labels": labels,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(1, 3, 28, 28),
+    }
 
 
 def test_loss_is_the_mean_over_supervised_tokens(stage1, tokenizer):
@@ -164,14 +196,19 @@ def test_a_batch_without_a_supervised_token_is_an_error(stage1, tokenizer):
         loss(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)})
 
 
-# ---------------------------------------------------------------------------------------------------------------- records as people have them
+# ------------------------------------------------------------ records as people have them
 def dataset(folder, count: int, broken=(), text_only=(), long=()) -> dict:
-    """Scenes as LLaVA's JSON, some of their pictures broken, left out, or with an answer longer than the context of 512 tokens."""
+    """Scenes as LLaVA's JSON, some of their pictures broken, left out, or with an answer longer than the context of 512
+    tokens.
+    """
     folder.mkdir(exist_ok=True)
     records = []
     for i in range(count):
         question, answer = f"What is in picture {i}?", "There is a cat. " * (200 if i in long else 1)
-        record = {"id": str(i), "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+        record = {
+            "id": str(i),
+            "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}],
+        }
         if i not in text_only:
             record["image"] = f"{i}.png"
             record["conversations"][0]["value"] = "<image>\n" + question
@@ -191,7 +228,9 @@ def test_a_broken_picture_stops_the_training_or_is_left_out_counted_and_listed(s
         train(settings)
     train(replace(settings, skip_broken=True))
     assert len(losses(out)) == 6
-    assert re.search(r"^1 record was left out, see .*left_out.jsonl; the first: .*4\.png", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^1 record was left out, see .*left_out.jsonl; the first: .*4\.png", capsys.readouterr().out, re.MULTILINE
+    )
     (listed,) = map(json.loads, (out / "left_out.jsonl").read_text().splitlines())
     assert (listed["id"], listed["image"]) == ("4", "4.png") and "4.png is damaged" in listed["why"]
     train(replace(settings, skip_broken=True, resume=True))  # finished, and still listed
@@ -273,18 +312,31 @@ def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(stage1, parts, tmp_pat
 
 
 def test_the_projectors_own_learning_rate(stage1, tmp_path):
-    """Adam's first step is as long as the learning rate, whatever the gradient: the projector's steps are a hundredth of the others'."""
+    """Adam's first step is as long as the learning rate, whatever the gradient: the projector's steps are a hundredth
+    of the others'.
+    """
     before = weights.load_model(stage1, dtype="float32").state_dict()
-    settings = dict(weights=str(stage1), max_steps=1, optimizer="adamw", learning_rate=1e-2, projector_learning_rate=1e-4, warmup_ratio=0.0)
+    settings = dict(
+        weights=str(stage1),
+        max_steps=1,
+        optimizer="adamw",
+        learning_rate=1e-2,
+        projector_learning_rate=1e-4,
+        warmup_ratio=0.0,
+    )
     train(config(tmp_path / "out", 2, **settings))
     after = load_file(tmp_path / "out" / "checkpoint.safetensors")
-    moved = {name: (tensor - before[name.removeprefix("parameter.")]).abs().max() for name, tensor in after.items() if name.startswith("parameter.")}
+    moved = {
+        name: (tensor - before[name.removeprefix("parameter.")]).abs().max()
+        for name, tensor in after.items()
+        if name.startswith("parameter.")
+    }
     assert {name.split(".")[1] for name in moved} == {"projector", "language_model"}
     for name, length in moved.items():
         assert length.item() == pytest.approx(1e-4 if ".projector." in name else 1e-2, rel=0.02), name
 
 
-# ---------------------------------------------------------------------------------------------------------------- resume
+# ------------------------------------------------------------ resume
 @pytest.mark.parametrize(("stage", "optimizer"), [(1, "adamw"), (1, "muon"), (2, "muon")])
 def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(stage1, parts, tmp_path, stage, optimizer, monkeypatch):
     start = {**(parts if stage == 1 else {"weights": str(stage1)}), "optimizer": optimizer}
@@ -327,7 +379,7 @@ def test_resume_needs_a_checkpoint_of_the_same_run(stage1, parts, tmp_path):
         train(config(tmp_path, resume=True, **parts))
 
 
-# ---------------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------ the command
 def test_what_it_leaves_is_a_weights_folder(stage1):
     model, processor = weights.load(stage1)
     assert isinstance(processor, Processor) and model.config.projector_type == "mlp2x_gelu"
@@ -357,7 +409,10 @@ def test_what_it_leaves_is_a_weights_folder(stage1):
         (["--stage", "2", "--weights", "{tmp}", "--projector", "linear"], "are for a new projector"),
         (["--stage", "1", "--images", "{tmp}"], "--images needs --data"),
         (["--stage", "1", "--check-data"], "--check-data needs --data"),
-        (["--stage", "1", "--data", "a.json", "--cache-features", "b", "--with", "c.py"], "--cache-features would keep what a student's part"),
+        (
+            ["--stage", "1", "--data", "a.json", "--cache-features", "b", "--with", "c.py"],
+            "--cache-features would keep what a student's part",
+        ),
         (["--stage", "1", "--workers", "-1"], "--workers must be 0 or more"),
         (["--stage", "1", "--pack-length", "100"], "--pack-length is for --pack"),
         (["--stage", "1", "--device", "cuda:7"], "was asked for, but this machine has"),
@@ -377,7 +432,24 @@ def test_mistakes_end_in_one_line_and_status_2(arguments, words, parts, tmp_path
 
 
 def test_the_command_as_a_process(parts, tmp_path):
-    arguments = ["--stage", "1", "--vision", parts["vision"], "--language", parts["language"], "--out", tmp_path / "out", "--max-steps", "2"]
-    done = subprocess.run([sys.executable, ROOT / "train.py", *map(str, arguments)], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    arguments = [
+        "--stage",
+        "1",
+        "--vision",
+        parts["vision"],
+        "--language",
+        parts["language"],
+        "--out",
+        tmp_path / "out",
+        "--max-steps",
+        "2",
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "out")) == 2

@@ -1,4 +1,6 @@
-"""Validation: pictures that are never trained on, the loss on them by the formula, and the weights with which it was lowest."""
+"""Validation: pictures that are never trained on, the loss on them by the formula, and the weights with which it was
+lowest.
+"""
 
 import itertools
 import json
@@ -43,8 +45,14 @@ def start(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("start")
     tokenizer = Tokenizer.train(["USER: What is in picture? ASSISTANT: There is a cat. number 0123456789"] * 3, 300)
     torch.manual_seed(3)
-    tower = VisionConfig(hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7)
-    model = Llava(LlavaConfig(tower, TextConfig(tokenizer.vocab_size, 40, 56, 2, 4, 2, max_position_embeddings=256), tokenizer.image_id))
+    tower = VisionConfig(
+        hidden_size=24, intermediate_size=37, num_hidden_layers=3, num_attention_heads=3, image_size=28, patch_size=7
+    )
+    model = Llava(
+        LlavaConfig(
+            tower, TextConfig(tokenizer.vocab_size, 40, 56, 2, 4, 2, max_position_embeddings=256), tokenizer.image_id
+        )
+    )
     weights.save(model, Processor.for_model(tokenizer, model.config, template="llava_hf"), folder, "float32")
     return str(folder)
 
@@ -54,7 +62,10 @@ def data(tmp_path_factory) -> dict:
     """24 records: about each of 10 pictures two, and 4 of text alone; answers of several lengths."""
     folder, records = tmp_path_factory.mktemp("data"), []
     for i in range(24):
-        said = [{"from": "human", "value": f"What is number {i}?"}, {"from": "gpt", "value": "There is a cat. " * (1 + i * 7 % 5) + str(i)}]
+        said = [
+            {"from": "human", "value": f"What is number {i}?"},
+            {"from": "gpt", "value": "There is a cat. " * (1 + i * 7 % 5) + str(i)},
+        ]
         records.append({"id": str(i), "conversations": said})
         if i < 20:
             records[-1]["image"] = f"{i % 10}.png"
@@ -65,7 +76,9 @@ def data(tmp_path_factory) -> dict:
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time of so short a training, and make the loss fall for four steps and then rise."""
+    """Leave out what takes most of the time of so short a training, and make the loss fall for four steps and then
+    rise.
+    """
     patch.setattr(loop, "learning_rate", falling_and_rising)
     patch.setattr(loop.Metrics, "plot", lambda *_: None)
     patch.setattr(training, "sample_answers", lambda *_: {})
@@ -84,8 +97,19 @@ def short(monkeypatch):
 @pytest.fixture(scope="module")
 def configs(start, data):
     def make(out, **changes) -> TrainConfig:
-        options = dict(stage=2, out=str(out), weights=start, max_steps=8, batch_size=4, learning_rate=0.02, warmup_ratio=0.0, save_every=2)
-        return TrainConfig(**{**options, **data, "validation_share": SHARE, "dtype": "float32", "seed": 1, "device": "cpu", **changes})
+        options = dict(
+            stage=2,
+            out=str(out),
+            weights=start,
+            max_steps=8,
+            batch_size=4,
+            learning_rate=0.02,
+            warmup_ratio=0.0,
+            save_every=2,
+        )
+        return TrainConfig(
+            **{**options, **data, "validation_share": SHARE, "dtype": "float32", "seed": 1, "device": "cpu", **changes}
+        )
 
     return make
 
@@ -120,18 +144,22 @@ def same_files(ours: Path, theirs: Path, *names: str) -> bool:
     return all(a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in pairs)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the split
+# ------------------------------------------------------------ the split
 record_lists = st.lists(
     st.one_of(
         st.builds(lambda number: {"id": "same", "image": f"{number}.png"}, st.integers(0, 30)),
         st.builds(lambda number: {"id": number}, st.integers(0, 30)),
-        st.builds(lambda text: {"conversations": [{"from": "human", "value": text}]}, st.text(st.characters(), max_size=5)),
+        st.builds(
+            lambda text: {"conversations": [{"from": "human", "value": text}]}, st.text(st.characters(), max_size=5)
+        ),
     ),
     max_size=40,
 )
 
 
-@given(record_lists, st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.integers(0, 9), st.randoms())
+@given(
+    record_lists, st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.integers(0, 9), st.randoms()
+)
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_the_side_of_a_record_depends_on_its_picture_and_the_seed_alone(records, share, larger, seed, rng):
     share, larger = sorted((share, larger))
@@ -139,17 +167,23 @@ def test_the_side_of_a_record_depends_on_its_picture_and_the_seed_alone(records,
     shuffled = [dict(record) for record in records]
     rng.shuffle(shuffled)
     assert all(is_held_out(record, share, seed) == sides[json.dumps(record)] for record in shuffled)
-    assert all(is_held_out(record, larger, seed) for record in records if sides[json.dumps(record)])  # a larger share holds the smaller one
+    # a larger share holds the smaller one
+    assert all(is_held_out(record, larger, seed) for record in records if sides[json.dumps(record)])
     for record in records:
         if "image" in record:
-            for other in ({**record, "id": "another"}, {**record, "image": "./" + record["image"]}, {"images": [record["image"]]}):
+            for other in (
+                {**record, "id": "another"},
+                {**record, "image": "./" + record["image"]},
+                {"images": [record["image"]]},
+            ):
                 assert is_held_out(other, share, seed) == is_held_out(record, share, seed)
 
 
 def test_the_share_is_about_what_was_asked_for_and_the_seed_changes_who_it_is():
     sides = [[is_held_out({"image": f"{i}.png"}, 0.2, seed) for i in range(4000)] for seed in (0, 1)]
     assert all(700 < sum(side) < 900 for side in sides)
-    assert 100 < sum(a and b for a, b in zip(*sides, strict=True)) < 220  # 160 if they have nothing to do with each other
+    # 160 if they have nothing to do with each other
+    assert 100 < sum(a and b for a, b in zip(*sides, strict=True)) < 220
 
 
 def test_the_split_is_the_same_in_every_process_and_version():
@@ -185,7 +219,7 @@ def test_what_is_trained_on_and_what_is_validated_on(config, monkeypatch):
     assert seen[False] == held and seen[True] == {record["id"] for record in records} - held
 
 
-# ---------------------------------------------------------------------------------------------------------------- the loss
+# ------------------------------------------------------------ the loss
 def reference(settings: TrainConfig, model: Llava, processor: Processor) -> float:
     """The mean over all supervised tokens in float64, by the formula, one record at a time."""
     model, losses = model.double(), []
@@ -193,7 +227,9 @@ def reference(settings: TrainConfig, model: Llava, processor: Processor) -> floa
     for index, record in enumerate(samples.records):
         if is_held_out(record, settings.validation_share, settings.seed):
             sample = samples[index]
-            encoded = encode(processor.tokenizer, processor.template, sample.turns, processor.count_image_tokens(sample.picture))
+            encoded = encode(
+                processor.tokenizer, processor.template, sample.turns, processor.count_image_tokens(sample.picture)
+            )
             images = {name: tensor.double() for name, tensor in processor.image_inputs(sample.picture).items()}
             logits = model(torch.tensor([encoded.input_ids]), images.get("pixel_values"))[0].detach()  # (T, V)
             pairs = [(logits[t], label) for t, label in enumerate(encoded.labels[1:]) if label != IGNORE_INDEX]
@@ -203,7 +239,13 @@ def reference(settings: TrainConfig, model: Llava, processor: Processor) -> floa
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, dict(batch_size=3, micro_batch_size=2), dict(pack=True, pack_length=100), dict(checkpoint_activations=True), dict(cache_features="cache")],
+    [
+        {},
+        dict(batch_size=3, micro_batch_size=2),
+        dict(pack=True, pack_length=100),
+        dict(checkpoint_activations=True),
+        dict(cache_features="cache"),
+    ],
     ids=lambda changes: "-".join(changes) or "plain",
 )
 def test_the_loss_is_the_mean_over_all_supervised_tokens(config, changes, tmp_path):
@@ -213,9 +255,13 @@ def test_the_loss_is_the_mean_over_all_supervised_tokens(config, changes, tmp_pa
     train(settings)
     model, processor = weights.load(settings.weights, device="cpu", dtype="float32")
     tensors = load_file(tmp_path / "out" / "checkpoint.safetensors")
-    trained = {name.removeprefix("parameter."): tensor for name, tensor in tensors.items() if name.startswith("parameter.")}
+    trained = {
+        name.removeprefix("parameter."): tensor for name, tensor in tensors.items() if name.startswith("parameter.")
+    }
     assert not model.load_state_dict(trained, strict=False).unexpected_keys
-    assert list(validated(tmp_path / "out").values()) == [pytest.approx(reference(settings, model, processor), rel=1e-5)]
+    assert list(validated(tmp_path / "out").values()) == [
+        pytest.approx(reference(settings, model, processor), rel=1e-5)
+    ]
 
 
 def test_processes_validate_as_a_thread_does(config, tmp_path):
@@ -232,7 +278,10 @@ def test_validation_changes_neither_the_model_nor_its_modes(config, data):
     validation = Validation(held, batches)
     model.train()
     model.vision_tower.eval()
-    modes, before = [module.training for module in model.modules()], {name: p.clone() for name, p in model.named_parameters()}
+    modes, before = (
+        [module.training for module in model.modules()],
+        {name: p.clone() for name, p in model.named_parameters()},
+    )
     in_training = []
 
     def loss(batch):
@@ -255,12 +304,14 @@ def test_the_training_is_that_of_the_training_side_alone(config, tmp_path, data)
     (folder / "data.json").write_text(json.dumps(records))
     train(config("with"))
     train(config("without", validation_share=0.0, data=str(folder / "data.json")))
-    assert [row for row in rows(tmp_path / "with") if "loss" in row] == [row for row in rows(tmp_path / "without") if "loss" in row]
+    assert [row for row in rows(tmp_path / "with") if "loss" in row] == [
+        row for row in rows(tmp_path / "without") if "loss" in row
+    ]
     assert same_files(tmp_path / "with", tmp_path / "without", "model.safetensors", "checkpoint.safetensors")
     assert not (tmp_path / "without" / "best").exists() and not validated(tmp_path / "without")
 
 
-# ---------------------------------------------------------------------------------------------------------------- the best
+# ------------------------------------------------------------ the best
 def test_best_holds_the_weights_of_the_step_with_the_lowest_loss(config, whole, tmp_path, capsys):
     losses = validated(whole)
     assert list(losses) == [1, 3, 5, 7] and min(losses, key=losses.get) == 3
@@ -289,10 +340,17 @@ def test_a_loss_that_is_no_number_is_never_the_lowest(tmp_path):
     assert lowest == [math.inf, math.inf, 3.0, 3.0]
 
 
-# ---------------------------------------------------------------------------------------------------------------- resume
+# ------------------------------------------------------------ resume
 @pytest.mark.parametrize(
     ("where", "call", "num_validated"),
-    [("in a step", 5, 2), ("before validating", 1, 1), ("before validating", 2, 2), ("before the log", 4, 1), ("ctrl-c", 3, 1), ("ctrl-c", 5, 2)],
+    [
+        ("in a step", 5, 2),
+        ("before validating", 1, 1),
+        ("before validating", 2, 2),
+        ("before the log", 4, 1),
+        ("ctrl-c", 3, 1),
+        ("ctrl-c", 5, 2),
+    ],
 )
 def test_killed_and_resumed_is_the_run_that_was_not(config, whole, tmp_path, where, call, num_validated, monkeypatch):
     calls = itertools.count()
@@ -319,9 +377,12 @@ def test_killed_and_resumed_is_the_run_that_was_not(config, whole, tmp_path, whe
             train(config("broken"))
     assert len(validated(tmp_path / "broken")) == num_validated
     train(config("broken", resume=True))
-    no_watch = lambda out: [row for row in rows(out) if len(row) > 1]  # it has nothing to say here, and is not made up for
+    # it has nothing to say here, and is not made up for
+    no_watch = lambda out: [row for row in rows(out) if len(row) > 1]
     assert no_watch(tmp_path / "broken") == no_watch(whole)
-    assert same_files(tmp_path / "broken", whole, "model.safetensors", "checkpoint.safetensors", "best/model.safetensors")
+    assert same_files(
+        tmp_path / "broken", whole, "model.safetensors", "checkpoint.safetensors", "best/model.safetensors"
+    )
 
 
 def test_a_checkpoint_from_before_a_setting_was_invented_is_of_a_run_with_its_default(config, tmp_path):
@@ -336,7 +397,7 @@ def test_a_checkpoint_from_before_a_setting_was_invented_is_of_a_run_with_its_de
         train(config(max_steps=2, resume=True))
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------ figures
 def test_the_plot_shows_it(config, tmp_path):
     axes, subplots = [], Figure.subplots
     with pytest.MonkeyPatch.context() as patch:
@@ -345,7 +406,8 @@ def test_the_plot_shows_it(config, tmp_path):
         train(config(max_steps=4))
     (line,) = [line for line in axes[-1].lines if line.get_marker() == "o"]
     assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == validated(tmp_path / "out")
-    assert len(axes[0].lines) == 2 and (tmp_path / "out" / "loss.png").stat().st_size > 1000  # before anything was validated
+    # before anything was validated
+    assert len(axes[0].lines) == 2 and (tmp_path / "out" / "loss.png").stat().st_size > 1000
 
 
 def scalars(folder) -> list[dict]:
@@ -386,7 +448,7 @@ def test_without_tensorboard_nothing_happens(config, tmp_path, monkeypatch, caps
     assert not (tmp_path / "out" / "tensorboard").exists() and "tensorboard" not in "".join(capsys.readouterr()).lower()
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------ mistakes
 def test_a_broken_picture_that_is_held_out_stops_the_run_or_is_left_out(config, tmp_path, data, capsys):
     folder, records = tmp_path / "copy", json.loads(Path(data["data"]).read_text())
     folder.mkdir()
@@ -400,7 +462,9 @@ def test_a_broken_picture_that_is_held_out_stops_the_run_or_is_left_out(config, 
     train(replace(settings, resume=True, skip_broken=True))  # what was learnt before is kept
     assert list(validated(tmp_path / "out")) == [1, 3, 5, 7]
     assert capsys.readouterr().out.count("2 records were left out") == 1
-    assert {json.loads(line)["image"] for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()} == {name}
+    assert {json.loads(line)["image"] for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()} == {
+        name
+    }
 
 
 @pytest.mark.parametrize(
@@ -411,13 +475,18 @@ def test_a_broken_picture_that_is_held_out_stops_the_run_or_is_left_out(config, 
         (["--validation-share", "nan"], "--validation-share must be from 0 to below 1"),
         (["--validation-share", "0.1"], "--validation-share needs --data"),
         (["--validation-share", "1e-9", "DATA"], "--validation-share 1e-09 leaves none of 24 records to validate on"),
-        (["--validation-share", "0.999999", "DATA"], "--validation-share 0.999999 leaves none of 24 records to train on"),
+        (
+            ["--validation-share", "0.999999", "DATA"],
+            "--validation-share 0.999999 leaves none of 24 records to train on",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(arguments, words, start, data, tmp_path, capsys, monkeypatch):
     if "DATA" in arguments:
         arguments = [*arguments[:-1], "--data", data["data"], "--images", data["images"]]
-    monkeypatch.setattr(sys, "argv", ["train.py", "--stage", "2", "--weights", start, "--out", str(tmp_path / "out"), *arguments])
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", "--stage", "2", "--weights", start, "--out", str(tmp_path / "out"), *arguments]
+    )
     assert run(command.main, "train.py") == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and words in said[0] and len(said[0]) < 200

@@ -17,7 +17,9 @@ def test_patches_by_hand():
         assert torch.equal(patches[:, index], pixel_values[:, :, y : y + 2, x : x + 2].flatten(1))
 
 
-@pytest.mark.parametrize(("image_size", "patch_size"), [(28, 7), (32, 8), (30, 7)], ids=["fits", "even", "a remainder is left out"])
+@pytest.mark.parametrize(
+    ("image_size", "patch_size"), [(28, 7), (32, 8), (30, 7)], ids=["fits", "even", "a remainder is left out"]
+)
 def test_the_embedding_is_the_convolution(image_size, patch_size):
     torch.manual_seed(0)
     config = VisionConfig(hidden_size=24, num_attention_heads=3, image_size=image_size, patch_size=patch_size)
@@ -25,7 +27,9 @@ def test_the_embedding_is_the_convolution(image_size, patch_size):
     weight = embeddings.patch_embedding.weight
     assert weight.shape == (24, 3, patch_size, patch_size)  # as in the files
     patches = F.conv2d(pixel_values, weight, stride=patch_size).flatten(2).transpose(1, 2)
-    expected = torch.cat([embeddings.class_embedding.expand(2, 1, -1), patches], 1) + embeddings.position_embedding.weight
+    expected = (
+        torch.cat([embeddings.class_embedding.expand(2, 1, -1), patches], 1) + embeddings.position_embedding.weight
+    )
     assert torch.allclose(embeddings(pixel_values), expected, atol=1e-6)
 
 

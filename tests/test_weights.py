@@ -33,7 +33,9 @@ def hub_name(name: str) -> str:
 
 
 def in_memory(name: str) -> str:
-    return "lm_head.weight" if "lm_head" in name else "model." + name.replace("language_model.model.", "language_model.")
+    return (
+        "lm_head.weight" if "lm_head" in name else "model." + name.replace("language_model.model.", "language_model.")
+    )
 
 
 LAYOUTS = {
@@ -77,7 +79,7 @@ def llava(tmp_path_factory):
     return model, processor, folder
 
 
-# ---------------------------------------------------------------------------------------------------------------- layouts
+# ------------------------------------------------------------ layouts
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_of_llava(saved, folder, layout):
     theirs, _ = saved
@@ -98,13 +100,28 @@ def test_old_constants_are_ignored(folder):
 
 
 def test_layouts_of_the_parts(tmp_path):
-    from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        CLIPVisionModelWithProjection,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
 
     torch.manual_seed(0)
     pixels, ids = torch.randn(2, 3, 14, 14), torch.arange(3, 20)[None]
-    tower, text = CLIPVisionConfig(**TOWER), dict(hidden_size=12, intermediate_size=8, num_attention_heads=3, num_hidden_layers=1, vocab_size=9)
+    tower, text = (
+        CLIPVisionConfig(**TOWER),
+        dict(hidden_size=12, intermediate_size=8, num_attention_heads=3, num_hidden_layers=1, vocab_size=9),
+    )
     for number, theirs in enumerate(
-        (CLIPVisionModel(tower), CLIPVisionModelWithProjection(tower), CLIPModel(CLIPConfig(vision_config=TOWER, text_config=text)))
+        (
+            CLIPVisionModel(tower),
+            CLIPVisionModelWithProjection(tower),
+            CLIPModel(CLIPConfig(vision_config=TOWER, text_config=text)),
+        )
     ):
         folder = tmp_path / f"clip{number}"
         shaken(theirs.eval()).save_pretrained(folder)
@@ -141,8 +158,19 @@ def test_a_tied_head_that_is_also_in_the_file_is_ignored(tmp_path):
 
 def test_rules_are_inverted_exactly(saved):
     """Reading what was written gives the same names, for every layout."""
-    names = {f"language_model.{n}" for n in ("embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight", "lm_head.weight")}
-    names |= {f"vision_tower.{n}" for n in ("embeddings.class_embedding", "layers.1.layer_norm1.bias", "pre_layrnorm.weight", "post_layernorm.bias")}
+    names = {
+        f"language_model.{n}"
+        for n in ("embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight", "lm_head.weight")
+    }
+    names |= {
+        f"vision_tower.{n}"
+        for n in (
+            "embeddings.class_embedding",
+            "layers.1.layer_norm1.bias",
+            "pre_layrnorm.weight",
+            "post_layernorm.bias",
+        )
+    }
     names |= {"projector.linear_1.weight", "projector.linear_2.bias"}
     for rules in weights.LAYOUTS.values():
         back = [(ours, theirs) for theirs, ours in rules]
@@ -169,7 +197,7 @@ def shard(folder) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-# ---------------------------------------------------------------------------------------------------------------- saving
+# ------------------------------------------------------------ saving
 def test_what_is_saved_is_what_is_loaded(llava):
     model, _, folder = llava
     again, processor = weights.load(folder, **CPU)
@@ -182,7 +210,9 @@ def test_transformers_loads_what_is_saved(llava):
     from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
     model, processor, folder = llava
-    theirs, report = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    theirs, report = LlavaForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     inputs = {**processor("what is this?"), "pixel_values": prompt()["pixel_values"]}
     ids = processor("what is this?")["input_ids"]
@@ -220,8 +250,15 @@ def test_the_parts_are_saved_for_transformers(saved, tmp_path):
     weights.save_vision_tower(model.vision_tower, tmp_path / "vision")
     ids, pixels = torch.arange(3, 20)[None], prompt()["pixel_values"]
     with torch.no_grad():
-        assert relative_error(LlamaForCausalLM.from_pretrained(tmp_path / "language").eval()(ids).logits, model(ids)) < 2e-5
-        features = CLIPVisionModel.from_pretrained(tmp_path / "vision").eval()(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        assert (
+            relative_error(LlamaForCausalLM.from_pretrained(tmp_path / "language").eval()(ids).logits, model(ids))
+            < 2e-5
+        )
+        features = (
+            CLIPVisionModel.from_pretrained(tmp_path / "vision")
+            .eval()(pixels, output_hidden_states=True)
+            .hidden_states[-2][:, 1:]
+        )
         assert relative_error(features, model.vision_tower(pixels)) < 2e-5
         assert torch.equal(weights.load_language_model(tmp_path / "language", **CPU)(ids), model(ids))
         assert torch.equal(weights.load_vision_tower(tmp_path / "vision", **CPU)(pixels), model.vision_tower(pixels))
@@ -248,18 +285,25 @@ def test_saving_over_the_file_that_is_mapped(llava, tmp_path):
     mapped, processor = weights.load(tmp_path, device="cpu", dtype="bfloat16")
     weights.save(mapped, processor, tmp_path)
     again, _ = weights.load(tmp_path, device="cpu", dtype="bfloat16")
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), mapped.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state_dict().values(), mapped.state_dict().values(), strict=True)
+    )
 
 
 def test_dtypes(llava, tmp_path, monkeypatch):
     model, processor, _ = llava
     weights.save(model, processor, tmp_path, dtype="bfloat16")
-    assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == (
+        torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    )
     with monkeypatch.context() as patch:
         patch.setattr(weights, "SMALL", 0)  # large weights stay as they are
         assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == torch.bfloat16
     assert weights.load_model(tmp_path, device="cpu", dtype="float16").projector.linear_1.weight.dtype == torch.float16
-    assert weights.load_model(tmp_path, device="cpu", dtype=torch.bfloat16).projector.linear_1.weight.dtype == torch.bfloat16
+    assert (
+        weights.load_model(tmp_path, device="cpu", dtype=torch.bfloat16).projector.linear_1.weight.dtype
+        == torch.bfloat16
+    )
 
 
 def test_loading_can_be_trained(folder):
@@ -268,10 +312,13 @@ def test_loading_can_be_trained(folder):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)  # the mapped file must not change
-    assert all(torch.equal(a + 1, b) for a, b in zip(weights.load_model(folder, **CPU).parameters(), model.parameters(), strict=True))
+    assert all(
+        torch.equal(a + 1, b)
+        for a, b in zip(weights.load_model(folder, **CPU).parameters(), model.parameters(), strict=True)
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- mistakes
+# ------------------------------------------------------------ mistakes
 def rewrite(folder, change) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
@@ -295,7 +342,9 @@ def only_pickle(folder):
 
 def index(folder, **weight_map):
     (folder / "model.safetensors").rename(folder / "part.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {k.replace("__", "."): v for k, v in weight_map.items()}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {k.replace("__", "."): v for k, v in weight_map.items()}})
+    )
 
 
 def huge_header(folder):
@@ -314,7 +363,10 @@ MISTAKES = {
     "absurd width": (lambda f: edit_config(f, text_config__hidden_size=2**22 * 3), "config.json makes it"),
     "absurd vocabulary": (lambda f: edit_config(f, text_config__vocab_size=10**12), "vocab_size must be"),
     "absurd depth": (lambda f: edit_config(f, text_config__num_hidden_layers=10**9), "num_hidden_layers must be"),
-    "absurd epsilon": (lambda f: edit_config(f, text_config__rms_norm_eps=10**30), "rms_norm_eps must be a positive number"),
+    "absurd epsilon": (
+        lambda f: edit_config(f, text_config__rms_norm_eps=10**30),
+        "rms_norm_eps must be a positive number",
+    ),
     "one layer more": (
         lambda f: edit_config(f, text_config__num_hidden_layers=3),
         r"lacks the tensor language_model.model.layers.2\S+ \(and 8 more\)",
@@ -325,10 +377,19 @@ MISTAKES = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
     "pickle": (only_pickle, "is a pickle"),
     "empty file": (lambda f: (f / "model.safetensors").write_bytes(b""), "not a whole safetensors"),
-    "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"PK" + bytes(1000)), "not a whole safetensors"),
-    "truncated": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-7]), "not a whole safetensors"),
+    "not safetensors": (
+        lambda f: (f / "model.safetensors").write_bytes(b"PK" + bytes(1000)),
+        "not a whole safetensors",
+    ),
+    "truncated": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-7]),
+        "not a whole safetensors",
+    ),
     "lying header": (huge_header, "not a whole safetensors"),
-    "folder for a file": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()), "not a whole safetensors"),
+    "folder for a file": (
+        lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
+        "not a whole safetensors",
+    ),
     "missing tensor": (lambda f: rewrite(f, lambda t: t.pop(UP)), f"lacks the tensor {UP}\\."),
     "unknown tensor": (
         lambda f: rewrite(f, lambda t: t.update({"language_model.model.adapter": torch.ones(1)})),
@@ -341,8 +402,14 @@ MISTAKES = {
         r"up_proj.weight is \(2, 3\), but config.json makes it \(53, 36\)",
     ),
     "integer tensor": (lambda f: rewrite(f, lambda t: t.update({UP: t[UP].to(torch.int8)})), "is of type I8"),
-    "broken index": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{")), "not valid JSON"),
-    "index without a map": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{}")), "weight_map"),
+    "broken index": (
+        lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{")),
+        "not valid JSON",
+    ),
+    "index without a map": (
+        lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text("{}")),
+        "weight_map",
+    ),
     "missing shard": (lambda f: index(f, a="lost.safetensors"), "lost.safetensors, which is missing"),
     "shard outside": (lambda f: index(f, a="../part.safetensors"), "must not hold"),
     "absolute shard": (lambda f: index(f, a="/etc/passwd"), "must be relative"),
@@ -360,7 +427,9 @@ def test_mistakes_are_one_sentence(folder, name):
 
 
 def test_the_hubs_cache(folder, saved, tmp_path):
-    """snapshots/REVISION/name -> ../../blobs/HASH, in shards; the folder of the snapshot and that of the model both load."""
+    """snapshots/REVISION/name -> ../../blobs/HASH, in shards; the folder of the snapshot and that of the model both
+    load.
+    """
     shard(folder)
     cache = tmp_path / "models--llava-hf--some"
     snapshot = cache / "snapshots" / "0123abc"
@@ -426,7 +495,9 @@ def test_a_byte_order_mark(folder):
 @pytest.mark.parametrize("ends", [2, [0, 2], [7]])
 def test_the_end_tokens_of_generation_config(folder, ends, tmp_path):
     edit_config(folder, text_config__eos_token_id=0)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "temperature": 0.6, "do_sample": True}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": ends, "temperature": 0.6, "do_sample": True})
+    )
     for model in (weights.load_model(folder, **CPU), weights.load_language_model(folder, **CPU)):
         config = getattr(model.config, "text_config", model.config)
         assert config.eos_token_id == ends
@@ -435,7 +506,14 @@ def test_the_end_tokens_of_generation_config(folder, ends, tmp_path):
         for end in [ends] if isinstance(ends, int) else ends:
             if end in said:
                 assert len(list(generate(model, ids, max_new_tokens=20))) < 20
-    weights._save(weights.load_model(folder, **CPU), "", "llava-hf", write_config(weights.load_model(folder, **CPU).config), tmp_path / "b", "auto")
+    weights._save(
+        weights.load_model(folder, **CPU),
+        "",
+        "llava-hf",
+        write_config(weights.load_model(folder, **CPU).config),
+        tmp_path / "b",
+        "auto",
+    )
     assert weights.load_model(tmp_path / "b", **CPU).config.text_config.eos_token_id == ends
 
 
@@ -454,7 +532,9 @@ def test_end_tokens_that_are_none(folder, ends):
         weights.load_model(folder)
 
 
-@pytest.mark.parametrize("few, many", [("float16", "bfloat16"), ("float32", "float16"), ("float64", "bfloat16"), ("bfloat16", "float64")])
+@pytest.mark.parametrize(
+    "few, many", [("float16", "bfloat16"), ("float32", "float16"), ("float64", "bfloat16"), ("bfloat16", "float64")]
+)
 def test_mixed_types_become_one(folder, few, many, monkeypatch, capsys):
     """Also in a large file, whose type is kept: that of most of its numbers."""
 
@@ -476,11 +556,20 @@ def test_mixed_types_become_one(folder, few, many, monkeypatch, capsys):
 
 def test_show(llava, folder, capsys, tmp_path):
     shutil.copytree(llava[2], tmp_path / "a")
-    (tmp_path / "a" / "generation_config.json").write_text('{"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.9, "bos_token_id": 1}')
+    (tmp_path / "a" / "generation_config.json").write_text(
+        '{"eos_token_id": [2, 5], "temperature": 0.6, "top_p": 0.9, "bos_token_id": 1}'
+    )
     show(["show", str(tmp_path / "a")])
     shown = capsys.readouterr().out
     total = sum(parameter.numel() for parameter in llava[0].parameters())
-    for words in ("llava-hf", f"{total:,}", "llava_hf", "[2, 5]", "temperature 0.6, top_p 0.9 (the makers' defaults, shown and not used)", "float32"):
+    for words in (
+        "llava-hf",
+        f"{total:,}",
+        "llava_hf",
+        "[2, 5]",
+        "temperature 0.6, top_p 0.9 (the makers' defaults, shown and not used)",
+        "float32",
+    ):
         assert words in shown
     for said, arguments in (("no weights folder", ["show", "nowhere"]), ("invalid choice", ["hide", "a"])):
         with pytest.raises(UserError, match=said):
@@ -509,7 +598,10 @@ def test_load_needs_a_tokenizer_that_fits(llava, folder):
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         weights.load(folder)
     config = read_config(json.loads((folder / "config.json").read_text()))
-    large = Processor.for_model(tiny_tokenizer(), LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id))
+    large = Processor.for_model(
+        tiny_tokenizer(),
+        LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id),
+    )
     large.save(folder)
     edit_config(folder, image_token_index=large.image_token_id, image_token_id=large.image_token_id)
     with pytest.raises(UserError, match="has only 67 embeddings"):

@@ -4,8 +4,9 @@
     loss = mean over the pictures of the sum over the phrases of  -log sigmoid(score)  where the phrase is true,
                                                                   -log sigmoid(-score) where it is false
 
-The cosine of two vectors is the product of the vectors divided by their lengths. The log of a sum of exponentials is a soft maximum: a phrase fits a
-picture when it fits one of its patches. Each pair is a yes or no of its own, since "a cat" may be true of many pictures.
+The cosine of two vectors is the product of the vectors divided by their lengths. The log of a sum of exponentials is a
+soft maximum: a phrase fits a picture when it fits one of its patches. Each pair is a yes or no of its own, since "a
+cat" may be true of many pictures.
 
 Shapes: patches (B, P, C), texts (N, C), scale and bias () -> scores (B, N); scores (B, N), true (B, N) bool -> ().
 
@@ -13,8 +14,8 @@ Shapes: patches (B, P, C), texts (N, C), scale and bias () -> scores (B, N); sco
     >>> scores, contrastive_loss(torch.tensor([[0.0, 2.0]]), torch.tensor([[True, False]]))      # log(e + 1); log 2 + log(1 + e^2)
     (tensor([[1.3133]]), tensor(2.8201))
 
-About 3 lines and 2 lines. Never take the log of a sigmoid that may be 0: softplus(x) = log(1 + e^x). Check it: python -m lessons.check contrastive
-"""
+About 3 lines and 2 lines. Never take the log of a sigmoid that may be 0: softplus(x) = log(1 + e^x). Check it: python
+-m lessons.check contrastive"""
 
 import torch  # noqa: F401
 from torch import Tensor

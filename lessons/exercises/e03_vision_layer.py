@@ -3,10 +3,12 @@
     x = x + self_attn(layer_norm1(x))
     x = x + mlp(layer_norm2(x))
 
-The norm stands before each part and outside of the residual path ("pre-norm"): what flows through the tower is only ever added to. The names are
-those of the weights' files, and your class loads the real weights: `layer_norm1`, `self_attn`, `layer_norm2`, `mlp`.
+The norm stands before each part and outside of the residual path ("pre-norm"): what flows through the tower is only
+ever added to. The names are those of the weights' files, and your class loads the real weights: `layer_norm1`,
+`self_attn`, `layer_norm2`, `mlp`.
 
-Shapes: x (B, 1 + P, C) -> (B, 1 + P, C). `config` has hidden_size (C) and layer_norm_eps. `implementation` is a string that self_attn wants to have.
+Shapes: x (B, 1 + P, C) -> (B, 1 + P, C). `config` has hidden_size (C) and layer_norm_eps. `implementation` is a string
+that self_attn wants to have.
 
     >>> layer = VisionLayer(VisionConfig(hidden_size=8, intermediate_size=16, num_attention_heads=2))
     >>> layer(torch.zeros(1, 5, 8), "eager").shape, layer.layer_norm1.eps

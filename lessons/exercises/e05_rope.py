@@ -1,12 +1,14 @@
 """Rotary positions (RoPE): a word's place is an angle by which its queries and keys are turned.
 
-A head of width D is D / 2 pairs of numbers: number i goes with number i + D / 2. At position m, pair i is turned by the angle a = m * frequencies[i]:
+A head of width D is D / 2 pairs of numbers: number i goes with number i + D / 2. At position m, pair i is turned by the
+angle a = m * frequencies[i]:
 
     first  = x[i] cos(a) - x[i + D/2] sin(a)
     second = x[i + D/2] cos(a) + x[i] sin(a)
 
-rope_tables gives cos and sin of all angles, for the positions start ... end - 1. Each row is the D / 2 cosines, and then the same again, so that row
-and head have one width. Compute the angles in float32, and cast the tables to `dtype` last. apply_rope turns queries or keys by them.
+rope_tables gives cos and sin of all angles, for the positions start ... end - 1. Each row is the D / 2 cosines, and
+then the same again, so that row and head have one width. Compute the angles in float32, and cast the tables to `dtype`
+last. apply_rope turns queries or keys by them.
 
 Shapes: frequencies (D / 2,) -> cos, sin (T, D), T = end - start; x (B, H, T, D), cos, sin (T, D) -> (B, H, T, D).
 

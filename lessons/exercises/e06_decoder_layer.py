@@ -3,8 +3,9 @@
     x = x + self_attn(input_layernorm(x), ...)
     x = x + mlp(post_attention_layernorm(x))
 
-`post_attention_layernorm` is the norm before the MLP, whatever its name makes you think. The names are those of the weights' files, and your class
-loads the real weights. self_attn takes, after x, what forward was given, in the same order: cos, sin, layer, cache, start, implementation.
+`post_attention_layernorm` is the norm before the MLP, whatever its name makes you think. The names are those of the
+weights' files, and your class loads the real weights. self_attn takes, after x, what forward was given, in the same
+order: cos, sin, layer, cache, start, implementation.
 
 Shapes: x (B, T, C) -> (B, T, C). `config` has hidden_size (C) and rms_norm_eps.
 
@@ -27,7 +28,9 @@ REPLACES = "minillava.language_model.DecoderLayer"
 class DecoderLayer(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
-        raise NotImplementedError("DecoderLayer has to make input_layernorm, self_attn, post_attention_layernorm and mlp")
+        raise NotImplementedError(
+            "DecoderLayer has to make input_layernorm, self_attn, post_attention_layernorm and mlp"
+        )
 
     def forward(self, x, cos, sin, layer, cache, start, implementation):
         raise NotImplementedError("DecoderLayer.forward has to run the two parts")

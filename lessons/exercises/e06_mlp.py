@@ -2,8 +2,8 @@
 
     y = down_proj(silu(gate_proj(x)) * up_proj(x))         silu(z) = z * sigmoid(z)
 
-Three linear maps without bias, named as in the weights' files, so that your class loads the real weights: `gate_proj` and `up_proj` from
-config.hidden_size (C) to config.intermediate_size, `down_proj` back.
+Three linear maps without bias, named as in the weights' files, so that your class loads the real weights: `gate_proj`
+and `up_proj` from config.hidden_size (C) to config.intermediate_size, `down_proj` back.
 
 Shapes: x (B, T, C) -> (B, T, C).
 

@@ -2,8 +2,8 @@
 
     y = x / sqrt(mean(x^2) + eps) * weight
 
-The mean is over the last axis. Nothing is subtracted, nothing is added. Compute it in float32, go back to x's dtype, and only then multiply by the
-weight: the square of 300 is too large for float16.
+The mean is over the last axis. Nothing is subtracted, nothing is added. Compute it in float32, go back to x's dtype,
+and only then multiply by the weight: the square of 300 is too large for float16.
 
 Shapes: x (..., C), weight (C,), eps a float -> (..., C), in the dtype of x.
 

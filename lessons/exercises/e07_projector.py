@@ -3,8 +3,9 @@
     LLaVA      ("linear"):      y = linear_1(x)
     LLaVA-1.5  ("mlp2x_gelu"):  y = linear_2(gelu(linear_1(x)))          the exact GELU, not its tanh approximation
 
-linear_1 goes from config.vision_config.hidden_size to config.text_config.hidden_size, linear_2 from there to the same width; both have a bias.
-`config.projector_type` says which of the two it is. With "linear", linear_2 must be None, or loading the weights fails.
+linear_1 goes from config.vision_config.hidden_size to config.text_config.hidden_size, linear_2 from there to the same
+width; both have a bias. `config.projector_type` says which of the two it is. With "linear", linear_2 must be None, or
+loading the weights fails.
 
 Shapes: features (B, P, C_vision) -> (B, P, C).
 

@@ -1,8 +1,9 @@
 """The KV cache: what was computed for a word once is never computed again.
 
-self.keys and self.values are two tensors (L, B, K, capacity, D), of which self.length positions are filled. append writes one layer's k and v of the
-T new positions after them, and returns the keys and values of all S = length + T positions. Raise ValueError when S is more than self.capacity.
-Leave self.length alone: the model sets it once, after its last layer.
+self.keys and self.values are two tensors (L, B, K, capacity, D), of which self.length positions are filled. append
+writes one layer's k and v of the T new positions after them, and returns the keys and values of all S = length + T
+positions. Raise ValueError when S is more than self.capacity. Leave self.length alone: the model sets it once, after
+its last layer.
 
 Shapes: layer an int; k, v (B, K, T, D) -> keys, values (B, K, S, D). This is a method of KVCache, so it takes `self`.
 

@@ -66,4 +66,6 @@ for sentence, forward in {
     mistake("vision_layer", "VisionLayer", sentence)(vision_layer_variant(forward))
 
 
-mistake("vision_layer", "VisionLayer", "your norms have eps 1e-5 built in; take it from config.layer_norm_eps")(vision_layer_variant(None, 1e-5))
+mistake("vision_layer", "VisionLayer", "your norms have eps 1e-5 built in; take it from config.layer_norm_eps")(
+    vision_layer_variant(None, 1e-5)
+)

@@ -5,7 +5,11 @@ from itertools import pairwise
 from lessons.mistakes.base import mistake
 
 
-@mistake("bpe", "merge_pieces", "you join the leftmost pair that can be joined; the pair of the lowest rank comes first, wherever it stands")
+@mistake(
+    "bpe",
+    "merge_pieces",
+    "you join the leftmost pair that can be joined; the pair of the lowest rank comes first, wherever it stands",
+)
 def leftmost(pieces, ranks):
     pieces = list(pieces)
     while True:
@@ -34,19 +38,31 @@ def merge_variant(best=min, limit=None, copy=True, key=lambda rank, i: (rank, i)
 HIGHEST = "you join the pair of the highest rank; rank 0 was learnt first and goes first"
 
 
-mistake("bpe", "merge_pieces", HIGHEST)(merge_variant(best=lambda pairs: max(pairs, key=lambda pair: (pair[0], -pair[1]))))
+mistake("bpe", "merge_pieces", HIGHEST)(
+    merge_variant(best=lambda pairs: max(pairs, key=lambda pair: (pair[0], -pair[1])))
+)
 
 
-mistake("bpe", "merge_pieces", "you stop after one join; go on until no two neighbours have a rank")(merge_variant(limit=1))
+mistake("bpe", "merge_pieces", "you stop after one join; go on until no two neighbours have a rank")(
+    merge_variant(limit=1)
+)
 
 
-mistake("bpe", "merge_pieces", "you change the list that you were given; work on a copy of it")(merge_variant(copy=False))
+mistake("bpe", "merge_pieces", "you change the list that you were given; work on a copy of it")(
+    merge_variant(copy=False)
+)
 
 
-mistake("bpe", "merge_pieces", "of equal pairs you join the last; it is the leftmost")(merge_variant(key=lambda rank, i: (rank, -i)))
+mistake("bpe", "merge_pieces", "of equal pairs you join the last; it is the leftmost")(
+    merge_variant(key=lambda rank, i: (rank, -i))
+)
 
 
-@mistake("bpe", "merge_pieces", "you go through the ranks once; a join can make a lower rank possible, so begin anew after each")
+@mistake(
+    "bpe",
+    "merge_pieces",
+    "you go through the ranks once; a join can make a lower rank possible, so begin anew after each",
+)
 def one_pass(pieces, ranks):
     pieces = list(pieces)
     for pair in sorted(ranks, key=ranks.get):
@@ -58,7 +74,11 @@ def one_pass(pieces, ranks):
     return pieces
 
 
-@mistake("bpe", "merge_pieces", "you join every place of the pair at once and then let a piece be used twice; after a join its pieces are gone")
+@mistake(
+    "bpe",
+    "merge_pieces",
+    "you join every place of the pair at once and then let a piece be used twice; after a join its pieces are gone",
+)
 def used_twice(pieces, ranks):
     pieces = list(pieces)
     while True:
@@ -68,4 +88,8 @@ def used_twice(pieces, ranks):
         lowest = min(found)[0]
         places = {i for rank, i in found if rank == lowest}
         behind = {i + 1 for i in places}
-        pieces = [pieces[i] + pieces[i + 1] if i in places else pieces[i] for i in range(len(pieces)) if i in places or i not in behind]
+        pieces = [
+            pieces[i] + pieces[i + 1] if i in places else pieces[i]
+            for i in range(len(pieces))
+            if i in places or i not in behind
+        ]

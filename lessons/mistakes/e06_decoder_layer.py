@@ -9,7 +9,9 @@ def decoder_variant(forward, eps=None):
         def __init__(self, config):
             super().__init__(config)
             if eps is not None:
-                self.input_layernorm, self.post_attention_layernorm = (language_model.RMSNorm(config.hidden_size, eps) for _ in range(2))
+                self.input_layernorm, self.post_attention_layernorm = (
+                    language_model.RMSNorm(config.hidden_size, eps) for _ in range(2)
+                )
 
     if forward:
         DecoderLayer.forward = forward
@@ -83,4 +85,6 @@ for sentence, first, second in (
     mistake("decoder_layer", "DecoderLayer", sentence)(decoder_variant(decoder_forward(first, second)))
 
 
-mistake("decoder_layer", "DecoderLayer", "your norms have eps 1e-6 built in; take it from config.rms_norm_eps")(decoder_variant(None, 1e-6))
+mistake("decoder_layer", "DecoderLayer", "your norms have eps 1e-6 built in; take it from config.rms_norm_eps")(
+    decoder_variant(None, 1e-6)
+)

@@ -45,10 +45,14 @@ def in_front(embeds, is_image, features):
 for sentence, options in {
     "every placeholder gets the first row; the rows go into the places one after the other": {"place": same_row},
     "you add the picture's rows to the placeholders' embeddings; they replace them": {"place": added},
-    "each row of the batch begins again with the first picture; the rows of image_features go on from one to the next": {"place": each_row_anew},
+    "each row of the batch begins again with the first picture; the rows of image_features go on from one to the next": {
+        "place": each_row_anew
+    },
     "the picture's rows are put in front of the text; they belong where the placeholders are": {"place": in_front},
     "the rows come in reverse order": {"place": lambda e, m, f: e.masked_scatter(m[..., None], f.flip(0))},
-    "the placeholder's id is embedded, but it may be larger than the table: put another id in its place first": {"safe": False},
+    "the placeholder's id is embedded, but it may be larger than the table: put another id in its place first": {
+        "safe": False
+    },
     "the rows keep their own dtype: bring them to that of the text's embeddings": {"cast": False},
     "you do not count: when placeholders and rows differ in number, raise ValueError": {"check": False},
 }.items():

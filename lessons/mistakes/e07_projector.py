@@ -29,7 +29,9 @@ def projector_variant(between=F.gelu, always=False, never=False, last=False, bia
 
 for sentence, options in {
     "the GELU between the two maps is missing: two linear maps in a row are only one": {"between": lambda x: x},
-    "your GELU is the tanh approximation; LLaVA's is the exact one": {"between": lambda x: F.gelu(x, approximate="tanh")},
+    "your GELU is the tanh approximation; LLaVA's is the exact one": {
+        "between": lambda x: F.gelu(x, approximate="tanh")
+    },
     "between the maps stands a ReLU; LLaVA-1.5 has a GELU": {"between": F.relu},
     "between the maps stands the tower's quick GELU; the projector has the exact one": {"between": vision.quick_gelu},
     "a GELU follows the second map, too: the embeddings could hardly be negative": {"last": True},

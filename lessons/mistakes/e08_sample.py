@@ -8,7 +8,15 @@ from lessons.mistakes.base import mistake
 from minillava import generation
 
 
-def sample_variant(heat=lambda x, t: x / t, greedy=True, k=generation.keep_top_k, p=generation.keep_top_p, order="kp", choose=None, shift=True):
+def sample_variant(
+    heat=lambda x, t: x / t,
+    greedy=True,
+    k=generation.keep_top_k,
+    p=generation.keep_top_p,
+    order="kp",
+    choose=None,
+    shift=True,
+):
     def sample(logits, temperature=0.0, top_k=0, top_p=1.0, generator=None):
         if temperature == 0:
             return logits.argmax(-1) if greedy is True else greedy(logits)
@@ -47,10 +55,14 @@ def top_p_by_height(logits, p):
 
 
 for sentence, options in {
-    "you multiply by the temperature; dividing by a high one makes the choices more alike": {"heat": lambda x, t: x * t},
+    "you multiply by the temperature; dividing by a high one makes the choices more alike": {
+        "heat": lambda x, t: x * t
+    },
     "the temperature is not used": {"heat": lambda x, t: x},
     "at temperature 0 nothing is drawn: take the likeliest id": {
-        "greedy": lambda x: torch.multinomial(x.float().softmax(-1), 1, generator=torch.Generator().manual_seed(0))[..., 0]
+        "greedy": lambda x: torch.multinomial(x.float().softmax(-1), 1, generator=torch.Generator().manual_seed(0))[
+            ..., 0
+        ]
     },
     "top_k is not used": {"k": lambda x, k: x},
     "top_k keeps k + 1 ids": {"k": lambda x, k: generation.keep_top_k(x, min(k + 1, x.shape[-1]))},
@@ -58,8 +70,12 @@ for sentence, options in {
         "k": lambda x, k: torch.full_like(x, -math.inf).scatter(-1, x.topk(k).indices, x.topk(k).values)
     },
     "top_p is not used": {"p": lambda x, p: x},
-    "top_p drops the id that crosses the line; what is kept has to sum to at least top_p": {"p": top_p_without_crossing},
-    "top_p's mask is in the order of the sorted ids: bring it back to the ids' own order (scatter)": {"p": top_p_unsorted},
+    "top_p drops the id that crosses the line; what is kept has to sum to at least top_p": {
+        "p": top_p_without_crossing
+    },
+    "top_p's mask is in the order of the sorted ids: bring it back to the ids' own order (scatter)": {
+        "p": top_p_unsorted
+    },
     "top_p is compared with each probability; it is compared with the sum of the likelier ones": {"p": top_p_by_height},
     "top_p cuts before top_k; top_k comes first": {"order": "pk"},
     "you take the likeliest id at every temperature; above 0 it is drawn": {"choose": lambda x, g: x.argmax(-1)},

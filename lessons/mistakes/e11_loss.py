@@ -24,16 +24,23 @@ def loss_variant(shift=1, ignore=True, reduction="mean", low=False, use_mask=Tru
             counts = (labels != -100).sum(1)
             return (losses.sum(1) / counts.clamp(min=1))[counts > 0].mean()
         if reduction == "all":
-            return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum") / labels.numel()
+            return (
+                F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+                / labels.numel()
+            )
         if not ignore:
             labels = labels.clamp(min=0)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100 if ignore != "zero" else 0, reduction=reduction)
+        return F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=-100 if ignore != "zero" else 0, reduction=reduction
+        )
 
     return next_token_loss
 
 
 for sentence, options in {
-    "the labels are not shifted: the logits at t are compared with label t, the word that stands there already": {"shift": 0},
+    "the labels are not shifted: the logits at t are compared with label t, the word that stands there already": {
+        "shift": 0
+    },
     "you shift the wrong way: the logits at t must be compared with label t + 1, not with t - 1": {"shift": -1},
     "you shift twice: the logits at t are compared with label t + 2": {"shift": 2},
     "the labels of -100 count in yours, as if they were id 0": {"ignore": False},

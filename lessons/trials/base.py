@@ -16,7 +16,8 @@ EXAMPLES = 20  # inputs that hypothesis draws for each property
 class Case:
     name: str  # completes "on ..."
     run: Callable  # parts -> what they give
-    expected: Callable | None = None  # () -> what they should give; None: what the definitions give, run in the same way
+    # () -> what they should give; None: what the definitions give, run in the same way
+    expected: Callable | None = None
     tolerance: float = 1e-5  # of the largest number that is expected
 
     def truth(self):
@@ -81,12 +82,17 @@ class WrongWeights(Exception):
 def filled(module: nn.Module, like: nn.Module, seed: int = 0) -> nn.Module:
     """The student's module with random weights of the product's names and shapes."""
     have, want = {n: p.shape for n, p in module.named_parameters()}, {n: p.shape for n, p in like.named_parameters()}
-    for text, names in (("lacks the parameter", want.keys() - have.keys()), ("has a parameter that the files lack:", have.keys() - want.keys())):
+    for text, names in (
+        ("lacks the parameter", want.keys() - have.keys()),
+        ("has a parameter that the files lack:", have.keys() - want.keys()),
+    ):
         if names:
             raise WrongWeights(f"{type(module).__name__} {text} {min(names)}")
     for name in want:
         if have[name] != want[name]:
-            raise WrongWeights(f"{type(module).__name__}: {name} is {tuple(have[name])}, but in the files it is {tuple(want[name])}")
+            raise WrongWeights(
+                f"{type(module).__name__}: {name} is {tuple(have[name])}, but in the files it is {tuple(want[name])}"
+            )
     with torch.no_grad():
         for name, weight in weights_like(like, seed).items():
             module.get_parameter(name).copy_(weight)
@@ -95,7 +101,10 @@ def filled(module: nn.Module, like: nn.Module, seed: int = 0) -> nn.Module:
 
 def weights_like(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     shapes = sorted((name, p.shape) for name, p in module.named_parameters())
-    return {name: random(*shape, seed=100 * seed + i, scale=0.6) + (shape[0] and len(shape) == 1) for i, (name, shape) in enumerate(shapes)}
+    return {
+        name: random(*shape, seed=100 * seed + i, scale=0.6) + (shape[0] and len(shape) == 1)
+        for i, (name, shape) in enumerate(shapes)
+    }
 
 
 def frequencies(D: int) -> Tensor:
@@ -103,10 +112,21 @@ def frequencies(D: int) -> Tensor:
 
 
 def text_config(**more):
-    shape = dict(hidden_size=12, intermediate_size=20, num_attention_heads=3, num_key_value_heads=1, head_dim=4, num_hidden_layers=2)
+    shape = dict(
+        hidden_size=12,
+        intermediate_size=20,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=4,
+        num_hidden_layers=2,
+    )
     return TextConfig(**{**shape, "rms_norm_eps": 0.05, "vocab_size": 30, **more})
 
 
 def llava_config(kind: str = "mlp2x_gelu") -> LlavaConfig:
-    tower = VisionConfig(hidden_size=6, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=4, patch_size=2)
-    return LlavaConfig(tower, text_config(hidden_size=8, num_attention_heads=2, num_key_value_heads=2), 29, projector_type=kind)
+    tower = VisionConfig(
+        hidden_size=6, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=4, patch_size=2
+    )
+    return LlavaConfig(
+        tower, text_config(hidden_size=8, num_attention_heads=2, num_key_value_heads=2), 29, projector_type=kind
+    )

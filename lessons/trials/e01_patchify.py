@@ -10,7 +10,9 @@ def cases():
     def case(B, side, p):
         E = side * p
         pixels = torch.arange(B * 3 * E * E, dtype=torch.float32).view(B, 3, E, E)
-        return Case(f"{B} pictures of {E} x {E} pixels in patches of {p}", lambda parts: parts.patchify(pixels.clone(), p))
+        return Case(
+            f"{B} pictures of {E} x {E} pixels in patches of {p}", lambda parts: parts.patchify(pixels.clone(), p)
+        )
 
     return [case(1, 2, 2), case(2, 3, 2), case(3, 1, 4), case(1, 4, 3), case(2, 5, 1)]
 

@@ -8,7 +8,11 @@ from lessons.trials.base import SEEDS, Case, Property, close, draw, integers, ra
 def cases():
     def case(name, B, H, K, T, S, D, causal, start=None, scale=1.0):
         def run(parts):
-            q, k, v = random(B, H, T, D, seed=1, scale=scale), random(B, K, S, D, seed=2, scale=scale), random(B, K, S, D, seed=3)
+            q, k, v = (
+                random(B, H, T, D, seed=1, scale=scale),
+                random(B, K, S, D, seed=2, scale=scale),
+                random(B, K, S, D, seed=3),
+            )
             return parts.eager_attention(q, k, v, causal=causal, start=None if start is None else torch.tensor(start))
 
         return Case(name, run)
@@ -30,7 +34,11 @@ def properties():
     def mean(parts):
         @draw(T=integers(1, 5), extra=integers(0, 3), seed=integers(0, SEEDS))
         def test(T, extra, seed):
-            q, k, v = random(1, 2, T, 4, seed=seed), random(1, 2, T + extra, 4, seed=seed + 1), torch.full((1, 2, T + extra, 4), 7.0)
+            q, k, v = (
+                random(1, 2, T, 4, seed=seed),
+                random(1, 2, T + extra, 4, seed=seed + 1),
+                torch.full((1, 2, T + extra, 4), 7.0),
+            )
             assert close(parts.eager_attention(q, k, v, causal=True), torch.full((1, 2, T, 4), 7.0))
 
     def future(parts):
@@ -45,7 +53,11 @@ def properties():
     def order(parts):
         @draw(S=integers(1, 6), seed=integers(0, SEEDS))
         def test(S, seed):
-            q, k, v = random(1, 1, 3, 4, seed=seed), random(1, 1, S, 4, seed=seed + 1), random(1, 1, S, 4, seed=seed + 2)
+            q, k, v = (
+                random(1, 1, 3, 4, seed=seed),
+                random(1, 1, S, 4, seed=seed + 1),
+                random(1, 1, S, 4, seed=seed + 2),
+            )
             order = torch.randperm(S, generator=torch.Generator().manual_seed(seed))
             moved = parts.eager_attention(q, k[:, :, order], v[:, :, order], causal=False)
             assert close(moved, parts.eager_attention(q, k, v, causal=False))

@@ -35,8 +35,16 @@ def properties():
     def length(parts):
         @draw(B=integers(1, 3), N=integers(1, 4), seed=integers(0, SEEDS))
         def test(B, N, seed):
-            patches, texts, scale, bias = random(B, 3, 5, seed=seed), random(N, 5, seed=seed + 1), torch.tensor(4.0), torch.tensor(-1.0)
-            assert close(parts.phrase_scores(7 * patches, texts / 3, scale, bias), parts.phrase_scores(patches, texts, scale, bias))
+            patches, texts, scale, bias = (
+                random(B, 3, 5, seed=seed),
+                random(N, 5, seed=seed + 1),
+                torch.tensor(4.0),
+                torch.tensor(-1.0),
+            )
+            assert close(
+                parts.phrase_scores(7 * patches, texts / 3, scale, bias),
+                parts.phrase_scores(patches, texts, scale, bias),
+            )
 
     def mirror(parts):
         @draw(B=integers(1, 4), N=integers(1, 5), seed=integers(0, SEEDS))

@@ -19,7 +19,9 @@ def cases():
             return layer(random(B, T, 12, seed=seed + 7), "eager").detach()
 
         def expected():
-            return specs.vision_layer(weights_like(vision.VisionLayer(vision_config()), seed), random(B, T, 12, seed=seed + 7), 3, 0.05)
+            return specs.vision_layer(
+                weights_like(vision.VisionLayer(vision_config()), seed), random(B, T, 12, seed=seed + 7), 3, 0.05
+            )
 
         return Case(f"x of {B} x {T} x 12", run, expected)
 
@@ -47,5 +49,7 @@ def properties():
 
     return [
         Property("a layer whose two parts write zeros changes nothing", nothing),
-        Property("a layer does not know where a patch is: patches in another order give the same, in that order", order),
+        Property(
+            "a layer does not know where a patch is: patches in another order give the same, in that order", order
+        ),
     ]

@@ -14,8 +14,15 @@ def cases():
     return [
         case("three tokens of which two answer", [7, 8, 9], [(0, 3), (3, 5), (5, 6)], [no, no, no, no, yes, yes]),
         case("a token without characters", [3, 4, 5, 6], [(0, 0), (0, 2), (2, 2), (2, 4)], [no, yes, yes, yes]),
-        case("a token that begins before the answer", [11, 12, 13], [(0, 2), (2, 5), (5, 7)], [no, no, no, yes, yes, no, no]),
-        case("a token that ends behind the answer", [21, 22, 23], [(0, 1), (1, 4), (4, 6)], [yes, yes, yes, no, no, yes]),
+        case(
+            "a token that begins before the answer",
+            [11, 12, 13],
+            [(0, 2), (2, 5), (5, 7)],
+            [no, no, no, yes, yes, no, no],
+        ),
+        case(
+            "a token that ends behind the answer", [21, 22, 23], [(0, 1), (1, 4), (4, 6)], [yes, yes, yes, no, no, yes]
+        ),
         case("a conversation of no tokens", [], [], []),
         case("two answers", list(range(50, 58)), [(i, i + 1) for i in range(8)], [no, no, yes, yes, no, yes, no, no]),
     ]
@@ -43,7 +50,9 @@ def properties():
         def test(seed, length):
             ids, offsets, characters = drawn(seed, length)
             labels = parts.label_mask(ids, offsets, [i % 3 == seed % 3 for i in range(characters)])
-            assert len(labels) == length and all(label in (token_id, IGNORE_INDEX) for label, token_id in zip(labels, ids))
+            assert len(labels) == length and all(
+                label in (token_id, IGNORE_INDEX) for label, token_id in zip(labels, ids)
+            )
 
     return [
         Property("where all is an answer every token pays, where nothing is none does", all_or_nothing),

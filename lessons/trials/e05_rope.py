@@ -33,7 +33,9 @@ def cases():
 
 def properties():
     def turned(parts, x, position):
-        return parts.apply_rope(x, *parts.rope_tables(frequencies(x.shape[-1]), position, position + x.shape[2], torch.float32, "cpu"))
+        return parts.apply_rope(
+            x, *parts.rope_tables(frequencies(x.shape[-1]), position, position + x.shape[2], torch.float32, "cpu")
+        )
 
     def norm(parts):
         @draw(half=integers(1, 8), position=integers(0, 1000), seed=integers(0, SEEDS))
@@ -42,7 +44,13 @@ def properties():
             assert close(turned(parts, x, position).norm(dim=-1), x.norm(dim=-1))
 
     def relative(parts):
-        @draw(half=integers(1, 8), m=integers(0, 50), distance=integers(0, 50), shift=integers(0, 100), seed=integers(0, SEEDS))
+        @draw(
+            half=integers(1, 8),
+            m=integers(0, 50),
+            distance=integers(0, 50),
+            shift=integers(0, 100),
+            seed=integers(0, SEEDS),
+        )
         def test(half, m, distance, shift, seed):
             q, k = random(1, 1, 1, 2 * half, seed=seed), random(1, 1, 1, 2 * half, seed=seed + 1)
             here = (turned(parts, q, m + distance) * turned(parts, k, m)).sum()

@@ -3,7 +3,18 @@
 import torch
 
 from lessons import specs
-from lessons.trials.base import Case, Property, close, draw, filled, frequencies, integers, random, text_config, weights_like
+from lessons.trials.base import (
+    Case,
+    Property,
+    close,
+    draw,
+    filled,
+    frequencies,
+    integers,
+    random,
+    text_config,
+    weights_like,
+)
 from minillava import language_model
 from minillava.kv_cache import KVCache
 
@@ -31,7 +42,9 @@ def cases():
             return torch.cat(out, 1), cache.keys[0].clone()
 
         def expected():
-            out = specs.decoder_layer(weights_like(language_model.DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start)
+            out = specs.decoder_layer(
+                weights_like(language_model.DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start
+            )
             return out if chunks is None else (out, torch.zeros(B, 1, T, 4))
 
         return Case(name, run, expected)
@@ -51,7 +64,9 @@ def properties():
         return filled(parts.DecoderLayer(config), language_model.DecoderLayer(config), seed)
 
     def run(layer, x):
-        return layer(x, *specs.rope_tables(frequencies(4), 0, x.shape[1], torch.float32, "cpu"), 0, None, None, "eager").detach()
+        return layer(
+            x, *specs.rope_tables(frequencies(4), 0, x.shape[1], torch.float32, "cpu"), 0, None, None, "eager"
+        ).detach()
 
     def nothing(parts):
         @draw(T=integers(1, 5), seed=integers(0, 50))

@@ -71,7 +71,9 @@ def properties():
         @draw(V=integers(2, 12), percent=integers(1, 99), seed=integers(0, SEEDS))
         def test(V, percent, seed):
             logits = random(3, V, seed=seed, scale=2.0)
-            ids = parts.sample(logits.clone(), temperature=1.0, top_p=percent / 100, generator=torch.Generator().manual_seed(seed))
+            ids = parts.sample(
+                logits.clone(), temperature=1.0, top_p=percent / 100, generator=torch.Generator().manual_seed(seed)
+            )
             p = specs.distribution(logits, 1.0, 0, percent / 100)
             assert bool((p.gather(1, ids[:, None]) > 0).all())
 
@@ -79,7 +81,10 @@ def properties():
         @draw(seed=integers(0, SEEDS))
         def test(seed):
             logits = random(20, 9, seed=seed)
-            first, second = (parts.sample(logits.clone(), temperature=1.0, generator=torch.Generator().manual_seed(seed)) for _ in range(2))
+            first, second = (
+                parts.sample(logits.clone(), temperature=1.0, generator=torch.Generator().manual_seed(seed))
+                for _ in range(2)
+            )
             assert torch.equal(first, second)
 
     return [

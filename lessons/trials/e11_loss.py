@@ -20,7 +20,9 @@ from minillava.inputs.conversation import IGNORE_INDEX
 
 
 class SmallLanguageModel:
-    """What the loss needs of a language model, small enough to be sure of: a hidden state that knows the mask, and a linear head."""
+    """What the loss needs of a language model, small enough to be sure of: a hidden state that knows the mask, and a
+    linear head.
+    """
 
     def __init__(self, dtype=torch.float32, V: int = 11, C: int = 6):
         self.config, self.dtype, self.weight = SimpleNamespace(hidden_size=C, vocab_size=V), dtype, random(V, C, seed=1)
@@ -48,11 +50,15 @@ def cases():
         case("one row, all labels targets", [[1, 2, 3, 4]]),
         case("two rows with different numbers of targets", [[no, no, 5, 6, 7], [no, no, no, no, 3]]),
         case("a first label that nothing predicts", [[9, no, 2, no], [8, 1, no, no]]),
-        case("rows padded on the left", [[no, no, no, 4, 5], [no, no, 3, 0, 1]], mask=[[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]),
+        case(
+            "rows padded on the left", [[no, no, no, 4, 5], [no, no, 3, 0, 1]], mask=[[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+        ),
         case("logits in bfloat16", [[no, 3, 4, 5, 6, 7, 8], [1, 2, no, 4, 5, no, 10]], torch.bfloat16, tolerance=1e-4),
         case("an id 0 among the targets", [[no, 0, 4, 0, no]]),
         case("no target at all", [[no, no, no]], expected=lambda: Raises("ValueError")),
-        case("a target only at position 0, which nothing predicts", [[7, no, no]], expected=lambda: Raises("ValueError")),
+        case(
+            "a target only at position 0, which nothing predicts", [[7, no, no]], expected=lambda: Raises("ValueError")
+        ),
     ]
 
 
@@ -67,7 +73,10 @@ def properties():
     def last(parts):
         @draw(T=integers(2, 6), seed=integers(0, SEEDS))
         def test(T, seed):
-            embeds, labels = random(1, T, 6, seed=seed), torch.randint(0, 11, (1, T), generator=torch.Generator().manual_seed(seed))
+            embeds, labels = (
+                random(1, T, 6, seed=seed),
+                torch.randint(0, 11, (1, T), generator=torch.Generator().manual_seed(seed)),
+            )
             changed = embeds.clone()
             changed[:, -1] += 3.0
             model = SmallLanguageModel()

@@ -1,8 +1,8 @@
 """Attention: every implementation at the shapes of LLaVA-1.5, beside PyTorch's own kernels.
 
-For each: milliseconds, TFLOP/s and their share of a large matrix product measured in the same run; for decoding GB/s and their share of a large copy.
-A causal matrix counts half. On a CPU the Triton kernels do not run, and the shapes are one picture and one prompt.
-"""
+For each: milliseconds, TFLOP/s and their share of a large matrix product measured in the same run; for decoding GB/s
+and their share of a large copy. A causal matrix counts half. On a CPU the Triton kernels do not run, and the shapes are
+one picture and one prompt."""
 
 import argparse
 from collections.abc import Callable
@@ -31,7 +31,9 @@ class Shape:
 
     @property
     def flops(self) -> float:
-        """Of the forward pass: two products of T x S x D, a multiplication and an addition each; the backward pass has five."""
+        """Of the forward pass: two products of T x S x D, a multiplication and an addition each; the backward pass has
+        five.
+        """
         return 4 * self.B * self.H * self.T * self.S * self.D * (0.5 if self.causal and self.T > 1 else 1)
 
 
@@ -61,21 +63,32 @@ def implementations(device: torch.device, shape: Shape) -> dict[str, Callable]:
     if shape.T > 1:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        mask = create_block_mask(lambda b, h, t, s: t >= s, None, None, shape.T, shape.S, device=device) if shape.causal else None
+        mask = (
+            create_block_mask(lambda b, h, t, s: t >= s, None, None, shape.T, shape.S, device=device)
+            if shape.causal
+            else None
+        )
         found["torch flex"] = partial(torch.compile(flex_attention), block_mask=mask, enable_gqa=shape.H != shape.K)
     return found
 
 
 def torch_attention(shape: Shape, backend: SDPBackend, q, k, v):
     with sdpa_kernel(backend):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=shape.causal and shape.T > 1, enable_gqa=shape.H != shape.K)
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=shape.causal and shape.T > 1, enable_gqa=shape.H != shape.K
+        )
 
 
 def measure(shape: Shape, device: torch.device, dtype: torch.dtype, peak: float, copy: float) -> None:
     """One table: a line for each implementation."""
     lengths = ((shape.H, shape.T), (shape.K, shape.S), (shape.K, shape.S))
-    q, k, v = (torch.randn(shape.B, length, heads, shape.D, device=device).to(dtype).transpose(1, 2) for heads, length in lengths)
-    print(f"\n{shape.name}: q ({shape.B}, {shape.H}, {shape.T}, {shape.D}), k and v ({shape.B}, {shape.K}, {shape.S}, {shape.D})")
+    q, k, v = (
+        torch.randn(shape.B, length, heads, shape.D, device=device).to(dtype).transpose(1, 2)
+        for heads, length in lengths
+    )
+    print(
+        f"\n{shape.name}: q ({shape.B}, {shape.H}, {shape.T}, {shape.D}), k and v ({shape.B}, {shape.K}, {shape.S}, {shape.D})"
+    )
     for name, function in implementations(device, shape).items():
         try:
             with torch.no_grad():
@@ -85,7 +98,9 @@ def measure(shape: Shape, device: torch.device, dtype: torch.dtype, peak: float,
                 rate = (k.nbytes + v.nbytes) / forward
                 line += f"  {rate / 1e9:7.0f} GB/s ({rate / copy:4.0%} of a copy)"
             else:
-                line += f"  {shape.flops / forward / 1e12:7.3f} TFLOP/s ({shape.flops / forward / peak:4.0%} of a product)"
+                line += (
+                    f"  {shape.flops / forward / 1e12:7.3f} TFLOP/s ({shape.flops / forward / peak:4.0%} of a product)"
+                )
                 backward = both_passes(function, q, k, v, device) - forward
                 line += f"   backward {backward * 1e3:8.3f} ms  {2.5 * shape.flops / backward / 1e12:7.3f} TFLOP/s"
         except RuntimeError as error:  # a backend that does not take this shape

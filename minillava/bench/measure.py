@@ -12,7 +12,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(call: Callable[[], object], device: torch.device, budget: float = 0.5) -> float:
-    """The fastest of several rounds of a call, after a warm-up; a round is long enough to tell, and all take about `budget` seconds."""
+    """The fastest of several rounds of a call, after a warm-up; a round is long enough to tell, and all take about
+    `budget` seconds.
+    """
     call()
     synchronize(device)
     began = time.perf_counter()
@@ -38,6 +40,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def bandwidth(device: torch.device) -> float:
     """Bytes a second that a large copy reads and writes."""
-    source = torch.ones(1 << (28 if device.type == "cuda" else 26), device=device)  # 1 GiB, or 256 MiB, beyond any cache
+    # 1 GiB, or 256 MiB, beyond any cache
+    source = torch.ones(1 << (28 if device.type == "cuda" else 26), device=device)
     target = torch.empty_like(source)
     return 2 * 4 * source.numel() / seconds(lambda: target.copy_(source), device)

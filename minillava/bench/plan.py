@@ -1,10 +1,9 @@
 """What a training takes: parameters, memory, FLOPs and hours of a recipe's stages, from the shapes alone.
 
-The model is built on the meta device, where tensors have shapes and no numbers. Several GPUs have an equal share each of the parameters, gradients
-and optimizer states (distributed.py).
-Multiplications and additions count as two operations; only matrix products count, as in PaLM (arXiv 2204.02311, appendix B), whose model FLOPs
-utilization (MFU) leaves out what is computed again in the backward pass.
-"""
+The model is built on the meta device, where tensors have shapes and no numbers. Several GPUs have an equal share each
+of the parameters, gradients and optimizer states (distributed.py). Multiplications and additions count as two
+operations; only matrix products count, as in PaLM (arXiv 2204.02311, appendix B), whose model FLOPs utilization (MFU)
+leaves out what is computed again in the backward pass."""
 
 import math
 from dataclasses import dataclass, replace
@@ -32,8 +31,10 @@ class Paper:
 
     records: int
     text_tokens: int  # a sample's mean, besides the picture's: our assumption, since neither paper tells
-    longest_text: int | None  # of a caption, besides the picture's tokens, an assumption too; None: conversations fill the context
-    hours: dict[str, float]  # by size, on 8 A100: the paper's for v1, whose model is the 13B; the original code's README for v1.5
+    # of a caption, besides the picture's tokens, an assumption too; None: conversations fill the context
+    longest_text: int | None
+    # by size, on 8 A100: the paper's for v1, whose model is the 13B; the original code's README for v1.5
+    hours: dict[str, float]
 
 
 PAPERS = {
@@ -44,7 +45,8 @@ PAPERS = {
 }
 PAPERS["v1.5-lora", 1], PAPERS["v1.5-lora", 2] = PAPERS["v1.5", 1], replace(PAPERS["v1.5", 2], hours={})
 PAPER_GPUS = 8
-LIKES = tuple(name for name, values in SIZES.items() if values["model_type"] == "llava")  # LLaVA-NeXT has several views a picture
+# LLaVA-NeXT has several views a picture
+LIKES = tuple(name for name, values in SIZES.items() if values["model_type"] == "llava")
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,17 @@ class PlanConfig:
     gpu_memory: float = option(80.0, "GB (1e9 bytes) of a GPU")
     peak: float = option(A100, "TFLOP/s of a GPU in bfloat16; 312 is an A100")
     mfu: float = option(0.4, "share of the peak that the training reaches")
-    tokens_per_sample: int = option(0, "mean, the picture's too (0: the picture's, and 20 to 270 of text, which is an assumption)")
+    tokens_per_sample: int = option(
+        0, "mean, the picture's too (0: the picture's, and 20 to 270 of text, which is an assumption)"
+    )
 
     _expect = expect
 
     def __post_init__(self):
         if (self.recipe, self.stage or 1) not in PAPERS:
-            raise UserError(f"--recipe {self.recipe} has no planned number of records: give one of {', '.join(dict.fromkeys(r for r, _ in PAPERS))}")
+            raise UserError(
+                f"--recipe {self.recipe} has no planned number of records: give one of {', '.join(dict.fromkeys(r for r, _ in PAPERS))}"
+            )
         self._expect("gpus", self.gpus >= 1, "at least 1")
         for name in ("records", "tokens_per_sample"):
             self._expect(name, getattr(self, name) >= 0, "0 or more")
@@ -74,16 +80,20 @@ class PlanConfig:
         self._expect("mfu", 0 < self.mfu <= 1, "above 0 and at most 1")
 
 
-# ---------------------------------------------------------------------------------------------------------------- model
+# ------------------------------------------------------------ model
 def config_of(recipe: str, like: str) -> LlavaConfig:
-    """The shapes of `like` with the recipe's projector; v1 reads pictures of 224 pixels, 256 tokens, as the paper's model did."""
+    """The shapes of `like` with the recipe's projector; v1 reads pictures of 224 pixels, 256 tokens, as the paper's
+    model did.
+    """
     config = read_config(SIZES[like])
     config = replace(config, projector_type=RECIPES[recipe][1].defaults["projector"])
     return replace(config, vision_config=replace(config.vision_config, image_size=224)) if recipe == "v1" else config
 
 
 def meta_model(config: LlavaConfig, trained: tuple[str, ...], lora_r: int = 0) -> Llava:
-    """The model without numbers, in which the parameters learn whose names begin so, the language model's by LoRA if it has a rank."""
+    """The model without numbers, in which the parameters learn whose names begin so, the language model's by LoRA if it
+    has a rank.
+    """
     with torch.device("meta"):
         model = Llava(config)
     for name, parameter in model.named_parameters():
@@ -97,9 +107,10 @@ def num_parameters(module: nn.Module, trained: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
 
 
-# ---------------------------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------ memory
 def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float = 0.0) -> dict[str, float]:
-    """Bytes on each GPU, which computes `rows` rows of `tokens` tokens at once with activation checkpointing, by what they are for.
+    """Bytes on each GPU, which computes `rows` rows of `tokens` tokens at once with activation checkpointing, by what
+    they are for.
 
     Matrix products are in bfloat16, under autocast; precision.py says what is held in which type.
     """
@@ -107,8 +118,11 @@ def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float 
     C, I, V = text.hidden_size, text.intermediate_size, text.vocab_size
     types, trained = held_types(model, torch.bfloat16), num_parameters(model, trained=True)
     held = {name: p.numel() * types[name].itemsize for name, p in model.named_parameters()}
-    outside = [name for name in held if ".layers." not in name]  # of a layer: FSDP's root gathers them, and keeps them until the step's end
-    outside_gradients = sum(4 * p.numel() for name, p in model.named_parameters() if name in outside and p.requires_grad)
+    # of a layer: FSDP's root gathers them, and keeps them until the step's end
+    outside = [name for name in held if ".layers." not in name]
+    outside_gradients = sum(
+        4 * p.numel() for name, p in model.named_parameters() if name in outside and p.requires_grad
+    )
     layer_learns = num_parameters(model.language_model.layers[0], trained=True)
     layer, head = max(map(num_parameters, model.language_model.layers)), V * C
     head_learns = (model.language_model.lm_head or model.language_model.embed_tokens).weight.requires_grad
@@ -116,48 +130,65 @@ def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float 
         "parameters": sum(held.values()) / gpus,
         "gradients, float32": 4 * trained / gpus,
         "AdamW's two means, float32": 8 * trained / gpus,
-        # in bfloat16 the layer that runs, the next one, and the gradient of one, which is summed in float32; one GPU has nothing to gather
-        "gathered, and gradients of it": 2 * 2 * layer + 6 * layer_learns + sum(map(held.get, outside)) + outside_gradients if gpus > 1 else 0,
+        # in bfloat16 the layer that runs, the next one, and the gradient of one, which is summed in float32; one GPU
+        # has nothing to gather
+        "gathered, and gradients of it": 2 * 2 * layer
+        + 6 * layer_learns
+        + sum(map(held.get, outside))
+        + outside_gradients
+        if gpus > 1
+        else 0,
         "autocast's copies of what learns": 2 * trained if gpus == 1 else 0,  # FSDP's layers are in bfloat16 already
         "layers' inputs, kept": rows * tokens * kept_bytes(text.num_hidden_layers, C),
-        "one layer, run again": rows * tokens * (saved_bytes(C, I) + gradient_bytes(C, I) + bool(lora_dropout) * dropout_bytes(C, I)),
-        # a chunk's logits, twice in float32 and twice in bfloat16; the head in bfloat16, its gradient twice; the hidden states and their gradient
+        "one layer, run again": rows
+        * tokens
+        * (saved_bytes(C, I) + gradient_bytes(C, I) + bool(lora_dropout) * dropout_bytes(C, I)),
+        # a chunk's logits, twice in float32 and twice in bfloat16; the head in bfloat16, its gradient twice; the hidden
+        # states and their gradient
         "loss in chunks": 12 * max(CHUNK, V) + head * (2 + 8 * head_learns) + rows * tokens * 10 * C,
     }
 
 
 def kept_bytes(layers: int, C: int) -> int:
-    """Of a token, until the backward pass: each layer's input, and the last norm's input and result. RMSNorm and the sums are in float32."""
+    """Of a token, until the backward pass: each layer's input, and the last norm's input and result.
+
+    RMSNorm and the sums are in float32.
+    """
     return 4 * C * (layers + 2)
 
 
 def saved_bytes(C: int, I: int) -> int:
-    """Of a token: what a layer saves besides its input, when it runs again for its backward pass; less where it is frozen.
+    """Of a token: what a layer saves besides its input, when it runs again for its backward pass; less where it is
+    frozen.
 
-    float32: what both norms computed (8C) and the input of the second (4C). bfloat16: the inputs of the five first linear maps (10C), q, k, v and
-    attention's result (8C); gate, silu(gate), up and their product (8I).
-    """
+    float32: what both norms computed (8C) and the input of the second (4C). bfloat16: the inputs of the five first
+    linear maps (10C), q, k, v and attention's result (8C); gate, silu(gate), up and their product (8I)."""
     return 30 * C + 8 * I
 
 
 def dropout_bytes(C: int, I: int) -> int:
-    """Of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of them it kept."""
+    """Of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of
+    them it kept.
+    """
     return 3 * (6 * C + I)
 
 
 def gradient_bytes(C: int, I: int) -> int:
-    """Of a token: the gradients that are alive at once in a layer's backward pass, the residual's in float32 and three of width I in bfloat16."""
+    """Of a token: the gradients that are alive at once in a layer's backward pass, the residual's in float32 and three
+    of width I in bfloat16.
+    """
     return 4 * C + 6 * I
 
 
-# ---------------------------------------------------------------------------------------------------------------- FLOPs
+# ------------------------------------------------------------ FLOPs
 def flops(model: Llava, tokens: int, supervised: int) -> tuple[int, int]:
-    """(model FLOPs, FLOPs of computing again) of one sample with one picture: `tokens` tokens, of which `supervised` go through the head.
+    """(model FLOPs, FLOPs of computing again) of one sample with one picture: `tokens` tokens, of which `supervised` go
+    through the head.
 
-    A linear map costs 2 x weights a token forward, as much again for its input's gradient, where something before it learns, and as much again
-    for its weight's, where that learns. So frozen layers behind a learning projector cost two thirds of learning ones. Attention's two products
-    cost 4 T^2 C, counted without regard to the causal mask, and twice that backward.
-    """
+    A linear map costs 2 x weights a token forward, as much again for its input's gradient, where something before it
+    learns, and as much again for its weight's, where that learns. So frozen layers behind a learning projector cost two
+    thirds of learning ones. Attention's two products cost 4 T^2 C, counted without regard to the causal mask, and twice
+    that backward."""
     vision, text = model.vision_tower, model.language_model
     blocks = vision.feature_layer if vision.feature_layer >= 0 else len(vision.layers) + 1 + vision.feature_layer
     P, T = model.config.vision_config.num_patches, tokens
@@ -174,11 +205,15 @@ def flops(model: Llava, tokens: int, supervised: int) -> tuple[int, int]:
             for matrix in matrices_of(module, head):
                 product = 2 * matrix.numel() * num_tokens
                 forward += product
-                gradient_of_input = matrix is getattr(module, "lora_B", None) or (learnt and not isinstance(module, nn.Conv2d))  # pixels have none
+                # pixels have none
+                gradient_of_input = matrix is getattr(module, "lora_B", None) or (
+                    learnt and not isinstance(module, nn.Conv2d)
+                )
                 total += product * (1 + matrix.requires_grad + gradient_of_input)
             learnt = learnt or any(p.requires_grad for p in module.parameters(recurse=False))
         total += scores * (3 if learnt else 1)
-        if scores and learnt:  # a checkpointed layer; nothing saved the last product, so that the second run stops before it
+        # a checkpointed layer; nothing saved the last product, so that the second run stops before it
+        if scores and learnt:
             again += forward + scores - product
     return total, again
 
@@ -190,7 +225,7 @@ def matrices_of(module: nn.Module, head: nn.Module) -> list[Tensor]:
     return [module.weight] if isinstance(module, nn.Linear | nn.Conv2d) or module is head else []
 
 
-# ---------------------------------------------------------------------------------------------------------------- report
+# ------------------------------------------------------------ report
 @dataclass(frozen=True)
 class Plan:
     """The figures of one stage."""
@@ -224,7 +259,9 @@ def plan(config: PlanConfig, number: int, stage: Stage) -> Plan:
         raise UserError(f"--tokens-per-sample must be above a picture's {P} tokens and at most {context}, not {tokens}")
     longest = max(tokens, min(context, P + paper.longest_text)) if paper.longest_text else context
     if config.gpus > batch_size:
-        raise UserError(f"--gpus {config.gpus} is more than stage {number}'s batch of {batch_size} samples: give at most so many")
+        raise UserError(
+            f"--gpus {config.gpus} is more than stage {number}'s batch of {batch_size} samples: give at most so many"
+        )
 
     def rows(gpus: int) -> int:
         return min(settings["micro_batch_size"], -(-batch_size // gpus))
@@ -267,7 +304,10 @@ def report(config: PlanConfig) -> str:
     """The plan as a table, a column for each stage."""
     stages = [config.stage] if config.stage else sorted(RECIPES[config.recipe])
     plans = [plan(config, number, RECIPES[config.recipe][number]) for number in stages]
-    lines = [f"recipe {config.recipe}, {config.like}, {config.gpus} x {config.gpu_memory:g} GB at {config.peak:g} TFLOP/s", ""]
+    lines = [
+        f"recipe {config.recipe}, {config.like}, {config.gpus} x {config.gpu_memory:g} GB at {config.peak:g} TFLOP/s",
+        "",
+    ]
 
     def row(name: str, value) -> None:
         lines.append(f"{name:<38}" + "".join(f"{value(p):>18}" for p in plans))
@@ -282,7 +322,10 @@ def report(config: PlanConfig) -> str:
     for name in plans[0].memory:
         row(f"  {name}", lambda p, name=name: f"{p.memory[name] / 1e9:.2f}")
     row("  total", lambda p: f"{sum(p.memory.values()) / 1e9:.2f}")
-    row(f"  fits {config.gpu_memory:g} GB", lambda p: "yes" if sum(p.memory.values()) <= config.gpu_memory * 1e9 else "NO")
+    row(
+        f"  fits {config.gpu_memory:g} GB",
+        lambda p: "yes" if sum(p.memory.values()) <= config.gpu_memory * 1e9 else "NO",
+    )
     row("  GPUs at least", lambda p: "none do" if p.fewest_gpus is None else str(p.fewest_gpus))
     row("steps", lambda p: f"{p.steps:,}")
     row("tokens a sample, assumed", lambda p: f"{p.tokens_per_sample:,}")

@@ -1,10 +1,11 @@
-"""A training beside transformers' on the same model, samples and machine: samples a second, peak memory, share of the machine's matrix products.
+"""A training beside transformers' on the same model, samples and machine: samples a second, peak memory, share of the
+machine's matrix products.
 
-Both sides run AdamW on the same random weights (about 100M parameters: a tower of 59M, a language model of 36M with 32,000 words) over the same
-samples, whose lengths are like those of LLaVA's data. transformers gets them as its collator gives them, in random order and padded; minillava
-batches them as `train.py` does. Texts and pictures are ready as tensors on both sides: this is about the model's steps. Each side is a process of its
-own, so that its memory can be told, and they take turns, so that a busy machine is busy for both.
-"""
+Both sides run AdamW on the same random weights (about 100M parameters: a tower of 59M, a language model of 36M with
+32,000 words) over the same samples, whose lengths are like those of LLaVA's data. transformers gets them as its
+collator gives them, in random order and padded; minillava batches them as `train.py` does. Texts and pictures are ready
+as tensors on both sides: this is about the model's steps. Each side is a process of its own, so that its memory can be
+told, and they take turns, so that a busy machine is busy for both."""
 
 import argparse
 import importlib
@@ -33,12 +34,31 @@ from minillava.training.samples import LengthGroups, collate
 from minillava.weights import LAYOUTS, find_device, rename
 
 CONFIG = LlavaConfig(
-    VisionConfig(hidden_size=640, intermediate_size=2560, num_hidden_layers=12, num_attention_heads=10, image_size=336, patch_size=14),
-    TextConfig(32000, 512, 1408, 6, num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=True),
+    VisionConfig(
+        hidden_size=640,
+        intermediate_size=2560,
+        num_hidden_layers=12,
+        num_attention_heads=10,
+        image_size=336,
+        patch_size=14,
+    ),
+    TextConfig(
+        32000,
+        512,
+        1408,
+        6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    ),
     image_token_id=31999,
 )
 LOOP = LoopConfig(optimizer="adamw", learning_rate=1e-4)
-SIDES = {1: ("minillava, cached features", "minillava", "transformers"), 2: ("minillava", "minillava, packed", "transformers")}
+SIDES = {
+    1: ("minillava, cached features", "minillava", "transformers"),
+    2: ("minillava", "minillava, packed", "transformers"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +70,9 @@ class Sample:
 def like_llava(stage: int, count: int, rng: np.random.Generator) -> list[tuple[str, int, int]]:
     """(kind, tokens before the answer, tokens of the answer), a picture's tokens not counted.
 
-    Stage 1: captions. Stage 2: conversation, detail and reasoning in the proportions of LLaVA-Instruct-158K (58 : 23 : 77), and 6% text alone, as in
-    LLaVA-1.5's mix. The lengths are made up (normal, and log-normal for text alone up to the context): a shape, not a measurement.
-    """
+    Stage 1: captions. Stage 2: conversation, detail and reasoning in the proportions of LLaVA-Instruct-158K (58 : 23 :
+    77), and 6% text alone, as in LLaVA-1.5's mix. The lengths are made up (normal, and log-normal for text alone up to
+    the context): a shape, not a measurement."""
 
     def about(mean: float, deviation: float, low: int, high: int) -> int:
         return int(np.clip(rng.normal(mean, deviation), low, high))
@@ -68,7 +88,9 @@ def like_llava(stage: int, count: int, rng: np.random.Generator) -> list[tuple[s
         "reasoning": lambda: (65, about(180, 60, 50, 500)),
         "text": text,
     }
-    shares = {"caption": 1.0} if stage == 1 else {"conversation": 0.345, "detail": 0.137, "reasoning": 0.458, "text": 0.06}
+    shares = (
+        {"caption": 1.0} if stage == 1 else {"conversation": 0.345, "detail": 0.137, "reasoning": 0.458, "text": 0.06}
+    )
     kinds = rng.choice(list(shares), count, p=list(shares.values()))
     return [(kind, *draw[kind]()) for kind in kinds]
 
@@ -87,11 +109,15 @@ def make_samples(config: LlavaConfig, stage: int, count: int, seed: int) -> list
     return samples
 
 
-# ---------------------------------------------------------------------------------------------------------------- the two sides
+# ------------------------------------------------------------ the two sides
 class Ours:
-    """minillava: batches of like length and one modality, or packed rows; the head on supervised positions alone; features from a cache."""
+    """minillava: batches of like length and one modality, or packed rows; the head on supervised positions alone;
+    features from a cache.
+    """
 
-    def __init__(self, config: LlavaConfig, stage: int, samples: list[Sample], batch_size: int, packed: bool, cached: bool):
+    def __init__(
+        self, config: LlavaConfig, stage: int, samples: list[Sample], batch_size: int, packed: bool, cached: bool
+    ):
         torch.manual_seed(0)
         self.model = Llava(config)
         set_trainable(self.model, stage)
@@ -106,11 +132,17 @@ class Ours:
     def _rows(self) -> list[list[list[Sample]]]:
         """The rows of each batch: of one sample, or packed; text alone by itself unless it is packed."""
         length = lambda sample: len(sample.encoded.input_ids)
-        kinds = [self.samples] if self.packed else [[s for s in self.samples if (s.picture is None) == text_only] for text_only in (False, True)]
+        kinds = (
+            [self.samples]
+            if self.packed
+            else [[s for s in self.samples if (s.picture is None) == text_only] for text_only in (False, True)]
+        )
         batches = []
         for samples in kinds:
             steps = -(-len(samples) // self.batch_size)
-            cut = lambda step, samples=samples, steps=steps: samples[step * len(samples) // steps : (step + 1) * len(samples) // steps]
+            cut = lambda step, samples=samples, steps=steps: samples[
+                step * len(samples) // steps : (step + 1) * len(samples) // steps
+            ]
             if self.packed:
                 groups = Packs(cut, length, self.model.config.text_config.max_position_embeddings, steps)
             else:
@@ -134,7 +166,9 @@ class Ours:
 
 
 class Theirs:
-    """transformers: LlavaForConditionalGeneration with the same weights, batches in the samples' own order, padded on the right."""
+    """transformers: LlavaForConditionalGeneration with the same weights, batches in the samples' own order, padded on
+    the right.
+    """
 
     def __init__(self, config: LlavaConfig, stage: int, samples: list[Sample], batch_size: int):
         self.model = transformers_model(config)
@@ -158,14 +192,21 @@ class Theirs:
 
 
 def transformers_model(config: LlavaConfig) -> nn.Module:
-    """The peer, with the weights of `Llava` after torch.manual_seed(0). It is imported by its name: the product does without it, this measures it."""
+    """The peer, with the weights of `Llava` after torch.manual_seed(0). It is imported by its name: the product does
+    without it, this measures it.
+    """
     transformers = importlib.import_module("transformers")
     vision, text = vars(config.vision_config), vars(config.text_config)
     known = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     their_config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**{name: vision[name] for name in (*known, "image_size", "patch_size")}),
+        vision_config=transformers.CLIPVisionConfig(
+            **{name: vision[name] for name in (*known, "image_size", "patch_size")}
+        ),
         text_config=transformers.LlamaConfig(
-            **{name: text[name] for name in (*known, "vocab_size", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps")},
+            **{
+                name: text[name]
+                for name in (*known, "vocab_size", "num_key_value_heads", "max_position_embeddings", "rms_norm_eps")
+            },
             tie_word_embeddings=config.text_config.tie_word_embeddings,
         ),
         image_token_index=config.image_token_id,
@@ -174,7 +215,10 @@ def transformers_model(config: LlavaConfig) -> nn.Module:
     model = transformers.LlavaForConditionalGeneration(their_config)
     torch.manual_seed(0)
     back = [(ours, theirs) for theirs, ours in LAYOUTS["transformers 5, in memory"]]
-    renamed = {rename(name, sorted(back, key=lambda pair: -len(pair[0]))): tensor for name, tensor in Llava(config).state_dict().items()}
+    renamed = {
+        rename(name, sorted(back, key=lambda pair: -len(pair[0]))): tensor
+        for name, tensor in Llava(config).state_dict().items()
+    }
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise AssertionError(f"other names than ours: {missing[:3]} {unexpected[:3]}")
@@ -197,29 +241,36 @@ def step(side: Ours | Theirs, batch: dict[str, Tensor]) -> float:
 
 
 def model_flops(config: LlavaConfig, stage: int, samples: list[Sample], cached: bool = False) -> float:
-    """Multiplications and additions that one pass over the samples needs, without padding, causal attention counted half, the head where it is asked.
+    """Multiplications and additions that one pass over the samples needs, without padding, causal attention counted
+    half, the head where it is asked.
 
-    A trained matrix costs three products a token (forward, its input's gradient, its own), a frozen one that a gradient passes through two, the
-    tower one. In stage 1 the gradient passes through the language model to the projector.
-    """
+    A trained matrix costs three products a token (forward, its input's gradient, its own), a frozen one that a gradient
+    passes through two, the tower one. In stage 1 the gradient passes through the language model to the projector."""
     vision, text = config.vision_config, config.text_config
     blocks = vision.num_hidden_layers - 1  # layer -2
     patches, C = vision.num_patches + 1, vision.hidden_size
-    tower = blocks * (2 * patches * (4 * C * C + 2 * C * vision.intermediate_size) + 4 * patches**2 * C) + 2 * patches * C * 3 * vision.patch_size**2
+    tower = (
+        blocks * (2 * patches * (4 * C * C + 2 * C * vision.intermediate_size) + 4 * patches**2 * C)
+        + 2 * patches * C * 3 * vision.patch_size**2
+    )
     V, C = text.vocab_size, text.hidden_size
-    layer = 2 * C * text.head_dim * (text.num_attention_heads + text.num_key_value_heads) + 3 * C * text.intermediate_size
+    layer = (
+        2 * C * text.head_dim * (text.num_attention_heads + text.num_key_value_heads) + 3 * C * text.intermediate_size
+    )
     projector = config.vision_config.hidden_size * C + C * C
     products, total = (3 if stage == 2 else 2), 0.0
     for sample in samples:
         T, targets = len(sample.encoded.input_ids), sum(label != IGNORE_INDEX for label in sample.encoded.labels[1:])
         attention = 3 * 4 * T * T / 2 * text.head_dim * text.num_attention_heads
-        total += products * 2 * (text.num_hidden_layers * layer * T + V * C * targets) + text.num_hidden_layers * attention
+        total += (
+            products * 2 * (text.num_hidden_layers * layer * T + V * C * targets) + text.num_hidden_layers * attention
+        )
         if sample.picture is not None:
             total += 3 * 2 * projector * vision.num_patches + (0 if cached else tower)
     return total
 
 
-# ---------------------------------------------------------------------------------------------------------------- processes that take turns
+# ------------------------------------------------------------ processes that take turns
 @dataclass(frozen=True)
 class Round:
     """A pass of one side over all samples."""
@@ -284,24 +335,32 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
                 connection.send("go")
                 results[name].append(connection.recv())
     except (EOFError, ConnectionError):
-        raise UserError("a side's process ended early, perhaps for want of memory: try a smaller --batch-size") from None
+        raise UserError(
+            "a side's process ended early, perhaps for want of memory: try a smaller --batch-size"
+        ) from None
     for process, connection in sides.values():
         connection.send("end")
         process.join()
     samples = make_samples(config, stage, options.samples, options.seed)
     machine = max(result.machine for rounds in results.values() for result in rounds)
-    print(f"\nstage {stage}: {options.samples} samples, {options.batch_size} a step; a large matrix product runs at {machine / 1e9:.0f} GFLOP/s")
+    print(
+        f"\nstage {stage}: {options.samples} samples, {options.batch_size} a step; a large matrix product runs at {machine / 1e9:.0f} GFLOP/s"
+    )
     print(f"{'':28s}{'samples/s':>10s}{'peak memory':>13s}{'padding':>9s}{'of matmul':>11s}")
     for name, rounds in results.items():
         seconds = min(result.seconds for result in rounds)
         share = model_flops(config, stage, samples, "cached" in name) / seconds / machine
         held, padding = max(result.peak_bytes for result in rounds), rounds[0].padding
-        print(f"{name:28s}{options.samples / seconds:10.2f}{held / 1e9:10.2f} GB{100 * padding:7.1f} %{100 * share:9.1f} %")
+        print(
+            f"{name:28s}{options.samples / seconds:10.2f}{held / 1e9:10.2f} GB{100 * padding:7.1f} %{100 * share:9.1f} %"
+        )
     theirs = results["transformers"]
     for name in SIDES[stage][:-1]:
         faster = np.median([b.seconds / a.seconds for a, b in zip(results[name], theirs, strict=True)])
         smaller = max(a.peak_bytes for a in results[name]) / max(b.peak_bytes for b in theirs)
-        print(f"{name}: {faster:.2f} times transformers' samples/s (median of {options.rounds} rounds), {smaller:.2f} of its memory")
+        print(
+            f"{name}: {faster:.2f} times transformers' samples/s (median of {options.rounds} rounds), {smaller:.2f} of its memory"
+        )
 
 
 def main(arguments: list[str]) -> None:
@@ -311,7 +370,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step (default 8)")
     parser.add_argument("--rounds", type=int, default=2, help="passes over the samples, each side by turns (default 2)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of the matrix products, as train.py's")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of the matrix products, as train.py's"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if min(options.samples, options.batch_size, options.rounds) < 1:
@@ -321,7 +382,11 @@ def main(arguments: list[str]) -> None:
     except ImportError:
         raise UserError("the peer is not installed: pip install transformers") from None
     device = find_device(options.device)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    kind = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    )
     print(f"{kind}; {product_dtype(options.dtype, device)}; torch {torch.__version__}, transformers {version}")
     for stage in (options.stage,) if options.stage else (1, 2):
         compare(stage, options, CONFIG)

@@ -16,19 +16,26 @@ _ANY_RELATION = {
     "above": r"\b(above|over|on top)\b",
     "below": r"\b(below|under|underneath|beneath)\b",
 }
-_PLACE_WORDS = ((r"[-,]", " "), (r"\bupper\b", "top"), (r"\blower\b", "bottom"), (r"\b(center|centre)\b", "middle"), (r"\s+", " "))
+_PLACE_WORDS = (
+    (r"[-,]", " "),
+    (r"\bupper\b", "top"),
+    (r"\blower\b", "bottom"),
+    (r"\b(center|centre)\b", "middle"),
+    (r"\s+", " "),
+)
 
 
 def names_in(text: str) -> list[str]:
     """The names of things in a text, singular, in order, each once."""
     return list(dict.fromkeys(_SINGULAR[form] for form in _ANY_NAME.findall(text.lower())))
 
+
 def parse_answer(kind: str, text: str) -> str:
     """A free answer to a question of that kind, in the form of `Question.short`; "" where it says nothing of the kind.
 
-    existence: "yes" or "no", by the first of these words. count, count_of: a number word. color: a colour. where: a place (PLACES).
-    relation: "yes", "no" or one of RELATIONS. group, reasoning: the first name. list, describe: all names, sorted, joined by ", ".
-    """
+    existence: "yes" or "no", by the first of these words. count, count_of: a number word. color: a colour. where: a
+    place (PLACES). relation: "yes", "no" or one of RELATIONS. group, reasoning: the first name. list, describe: all
+    names, sorted, joined by ", "."""
     text = text.lower()
     if kind in ("list", "describe"):
         return names_text(names_in(text))

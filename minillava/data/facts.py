@@ -1,8 +1,8 @@
 """What is true of a scene, in English: words and their plurals, the scene's facts, and captions.
 
-Everything is derived from the scene's things, so it is true by construction. Wherever a text lists things, the order is left to right by each
-name's first occurrence. The functions that choose take an `rng`: anything with a `random()` in [0, 1), such as `np.random.default_rng(0)`.
-"""
+Everything is derived from the scene's things, so it is true by construction. Wherever a text lists things, the order is
+left to right by each name's first occurrence. The functions that choose take an `rng`: anything with a `random()` in
+[0, 1), such as `np.random.default_rng(0)`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,21 @@ IRREGULAR = {
     "piece of clothing": "pieces of clothing",
 }
 PLACE_PHRASE = {
-    place: f"on the {place}" if place in ("left", "right") else "in the middle" if place == "middle" else f"at the {place}" for place in PLACES
+    place: f"on the {place}"
+    if place in ("left", "right")
+    else "in the middle"
+    if place == "middle"
+    else f"at the {place}"
+    for place in PLACES
 }
-PATTERN_WORD = {"plain": "plain", "gradient": "shaded", "stripes": "striped", "checks": "checkered", "dots": "dotted", "noise": "cloudy"}
+PATTERN_WORD = {
+    "plain": "plain",
+    "gradient": "shaded",
+    "stripes": "striped",
+    "checks": "checkered",
+    "dots": "dotted",
+    "noise": "cloudy",
+}
 
 
 def a(name: str) -> str:
@@ -73,7 +85,6 @@ def shuffled(rng, items) -> list:
     return [item for _, _, item in sorted((rng.random(), i, item) for i, item in enumerate(items))]
 
 
-
 def names_text(names: Iterable[str]) -> str:
     """Names sorted and joined by ", ": how a list of things is compared."""
     return ", ".join(sorted(names))
@@ -116,7 +127,9 @@ class Facts:
         return f"{word} {self.scene.color}" if rng.random() < 0.4 else self.scene.color
 
     def absent(self, rng, hard: bool, but: Collection[str] = ()) -> str:
-        """A name that the scene lacks (none of `but`): of a group that it shows if `hard`, else of one that it does not."""
+        """A name that the scene lacks (none of `but`): of a group that it shows if `hard`, else of one that it does
+        not.
+        """
         group = pick(rng, [group for group in GROUPS if (group in self.groups) == hard])
         names = [name for name in GROUPS[group] if name not in self.count and name not in but]
         return pick(rng, names) if names else self.absent(rng, False, but)  # all five buildings may be there
@@ -126,7 +139,6 @@ def swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
     """The same fact, seen from either side."""
     one, rel, other = relation_
     return (one, rel, other) if rng.random() < 0.5 else (other, OPPOSITE[rel], one)
-
 
 
 # ---- Captions
@@ -140,12 +152,25 @@ FULL = (
     "a picture of {listing} on {a_bg} background",
     "on {a_bg} background {there}",
 )
-GROUPED = ("{groups} on {a_bg} background", "a picture with {groups}", "{groups}: {listing}", "{there_objects} on {a_bg} background")
-SHORT = ("{some}", "a picture of {some}", "this is a picture with {some}", "{some} can be seen", "a picture that shows {some}")
+GROUPED = (
+    "{groups} on {a_bg} background",
+    "a picture with {groups}",
+    "{groups}: {listing}",
+    "{there_objects} on {a_bg} background",
+)
+SHORT = (
+    "{some}",
+    "a picture of {some}",
+    "this is a picture with {some}",
+    "{some} can be seen",
+    "a picture that shows {some}",
+)
 
 
 def captions(scene: Scene, rng, n: int = 5) -> list[str]:
-    """`n` true captions, different where the scene allows it: first one with everything in it, one with places, a short one; then any."""
+    """`n` true captions, different where the scene allows it: first one with everything in it, one with places, a short
+    one; then any.
+    """
     facts, out = Facts(scene), []
     styles = [_full_caption, _place_caption, _short_caption, _group_caption, _relation_caption]
     for i in range(n):
@@ -186,7 +211,9 @@ def _group_caption(facts: Facts, rng) -> str:
     sizes = {group: sum(GROUP_OF[thing.name] == group for thing in facts.things) for group in GROUPS}
     groups = joined(["some food" if group == "food" else counted(group, size) for group, size in sizes.items() if size])
     objects = f"{there(total)} {NUMBERS[total]} {'object' if total == 1 else 'objects'}"
-    return pick(rng, GROUPED).format(groups=groups, listing=facts.listing(), there_objects=objects, a_bg=a(facts.background(rng)))
+    return pick(rng, GROUPED).format(
+        groups=groups, listing=facts.listing(), there_objects=objects, a_bg=a(facts.background(rng))
+    )
 
 
 def _relation_caption(facts: Facts, rng) -> str:
@@ -194,4 +221,6 @@ def _relation_caption(facts: Facts, rng) -> str:
     if not relations:
         return _place_caption(facts, rng)
     one, rel, other = swap(pick(rng, relations), rng)
-    return f"{a(one.name)} {rel} {a(other.name)}" + (f" on {a(facts.background(rng))} background" if rng.random() < 0.5 else "")
+    return f"{a(one.name)} {rel} {a(other.name)}" + (
+        f" on {a(facts.background(rng))} background" if rng.random() < 0.5 else ""
+    )

@@ -1,11 +1,15 @@
-"""Short phrases that a picture makes true or false: what the vision tower's contrastive training compares pictures with."""
+"""Short phrases that a picture makes true or false: what the vision tower's contrastive training compares pictures
+with.
+"""
 
 from minillava.data.facts import NUMBERS, PATTERN_WORD, PLACE_PHRASE, Facts, a, pick, plural, shuffled, swap
 from minillava.data.scenes import COLOR_NAMES, OPPOSITE, PATTERNS, PLACES, Scene
 
 
 def contrastive_phrases(scene: Scene, rng, others: int = 3) -> list[tuple[str, str]]:
-    """(true, contradicting) pairs: one for each name, one for each clear place, and a few `others` (counts, background, relations)."""
+    """(true, contradicting) pairs: one for each name, one for each clear place, and a few `others` (counts, background,
+    relations).
+    """
     facts = Facts(scene)
     names = [(a(name), a(facts.absent(rng, hard=rng.random() < 0.5))) for name in facts.count]
     pairs = [_count_phrases(name, count, rng) for name, count in facts.count.items()]
@@ -17,7 +21,9 @@ def contrastive_phrases(scene: Scene, rng, others: int = 3) -> list[tuple[str, s
 
 
 def true_phrases(scene: Scene) -> set[str]:
-    """Every phrase of the forms above that is true of the scene: a phrase made for another picture of the batch may be true here, too."""
+    """Every phrase of the forms above that is true of the scene: a phrase made for another picture of the batch may be
+    true here, too.
+    """
     facts = Facts(scene)
     true = {a(name) for name in facts.count}
     true |= {_counted_phrase(name, count) for name, count in [*facts.count.items(), ("object", len(facts.things))]}
@@ -52,4 +58,7 @@ def _background_phrases(scene: Scene, rng) -> list[tuple[str, str]]:
     pattern = PATTERN_WORD[scene.pattern]
     wrong = PATTERN_WORD[pick(rng, [other for other in PATTERNS if other != scene.pattern])]
     false = f"{wrong} {scene.color}" if rng.random() < 0.5 else f"{pattern} {color}"
-    return [(f"{a(scene.color)} background", f"{a(color)} background"), (f"{a(pattern + ' ' + scene.color)} background", f"{a(false)} background")]
+    return [
+        (f"{a(scene.color)} background", f"{a(color)} background"),
+        (f"{a(pattern + ' ' + scene.color)} background", f"{a(false)} background"),
+    ]

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, counted, names_text, pick, plural, sentence, shuffled, swap, there
+from minillava.data.facts import (
+    NUMBERS,
+    PLACE_PHRASE,
+    Facts,
+    a,
+    counted,
+    names_text,
+    pick,
+    plural,
+    sentence,
+    shuffled,
+    swap,
+    there,
+)
 from minillava.data.scenes import GROUP_OF, GROUPS, OPPOSITE, Scene
 from minillava.inputs.conversation import Turn
 
@@ -15,9 +28,11 @@ CAN_FLY = {
     "rocket": "it is built to fly",
     **dict.fromkeys(("owl", "parrot", "butterfly", "bee"), "it has wings"),
 }
-VAGUE_GROUPS = {"household item", "office item", "device", "tool"}  # a spoon is a tool to some: never set one against another
+# a spoon is a tool to some: never set one against another
+VAGUE_GROUPS = {"household item", "office item", "device", "tool"}
 LIVES_IN_WATER = {"fish", "whale", "octopus"}
-ARGUABLE = {"rooster", "penguin", "duck", "frog", "turtle", "crocodile", "flamingo"}  # beside these, nothing is asked on flying or water
+# beside these, nothing is asked on flying or water
+ARGUABLE = {"rooster", "penguin", "duck", "frog", "turtle", "crocodile", "flamingo"}
 
 KIND_WEIGHTS = {
     "existence": 30,
@@ -40,7 +55,12 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Does the picture show {a}?",
         "Is {a} in the image?",
     ),
-    "count_of": ("How many {many} are there?", "How many {many} do you see?", "How many {many} are in the picture?", "What is the number of {many}?"),
+    "count_of": (
+        "How many {many} are there?",
+        "How many {many} do you see?",
+        "How many {many} are in the picture?",
+        "What is the number of {many}?",
+    ),
     "count": (
         "How many objects are there?",
         "How many things do you see?",
@@ -86,10 +106,26 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What is going on in this image?",
     ),
     "fly": ("Which of them could fly?", "What in the picture could fly?", "Which thing here is able to fly?"),
-    "water": ("Which of them lives in water?", "What in the picture lives in water?", "Which animal here lives in water?"),
-    "wear": ("What could someone wear here?", "Which of them could someone wear?", "What in the picture could a person put on?"),
-    "music": ("Which of them could make music?", "What could a musician play here?", "Which thing here is for making music?"),
-    "odd": ("Which thing does not belong with the others?", "Which of them is the odd one out?", "What does not fit with the rest?"),
+    "water": (
+        "Which of them lives in water?",
+        "What in the picture lives in water?",
+        "Which animal here lives in water?",
+    ),
+    "wear": (
+        "What could someone wear here?",
+        "Which of them could someone wear?",
+        "What in the picture could a person put on?",
+    ),
+    "music": (
+        "Which of them could make music?",
+        "What could a musician play here?",
+        "Which thing here is for making music?",
+    ),
+    "odd": (
+        "Which thing does not belong with the others?",
+        "Which of them is the odd one out?",
+        "What does not fit with the rest?",
+    ),
 }
 SHORT_SHARE = 0.15  # of the questions of a conversation ask for a word or phrase
 SHORT_PROMPT = "Answer the question using a single word or phrase."  # as in LLaVA-1.5 (arXiv 2310.03744, section 3.2)
@@ -97,7 +133,9 @@ SHORT_PROMPT = "Answer the question using a single word or phrase."  # as in LLa
 
 @dataclass(frozen=True)
 class Question:
-    """A question on one scene; `short` is the bare word that `answers.parse_answer(kind, answer)` finds, `names` the things it is about."""
+    """A question on one scene; `short` is the bare word that `answers.parse_answer(kind, answer)` finds, `names` the
+    things it is about.
+    """
 
     kind: str
     text: str
@@ -112,9 +150,9 @@ class Question:
 def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> list[Question]:
     """Up to `n` different questions in random order of kinds (KIND_WEIGHTS); a plain scene may not have ten.
 
-    short: the share of them (not `describe`) that asks for a single word or phrase, as LLaVA-1.5 does, and answers with `short`.
-    Of the existence questions half are noes, and half of the noes name something from a group that the picture does show.
-    """
+    short: the share of them (not `describe`) that asks for a single word or phrase, as LLaVA-1.5 does, and answers with
+    `short`. Of the existence questions half are noes, and half of the noes name something from a group that the picture
+    does show."""
     facts, out = Facts(scene), []
     makers = {kind: maker(facts, rng) for kind, maker in _MAKERS.items()}
     while len(out) < n and makers:
@@ -128,7 +166,6 @@ def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> lis
     return out
 
 
-
 def conversation(scene: Scene, rng, count: int = 10) -> list[Turn]:
     """Up to `count` questions and their answers as turns: a sample of stage 2, and of the exported conversations.json."""
     return [turn for question in questions(scene, rng, count, short=SHORT_SHARE) for turn in question.turns()]
@@ -137,8 +174,8 @@ def conversation(scene: Scene, rng, count: int = 10) -> list[Turn]:
 def caption_request(scene: Scene, rng) -> list[Turn]:
     """One question that asks for a list or a description, and its answer: a sample of stage 1.
 
-    This is the paper's simple expansion of an image and caption pair, "Human: Xq Xv  Assistant: Xc" (arXiv 2304.08485, section 3).
-    """
+    This is the paper's simple expansion of an image and caption pair, "Human: Xq Xv  Assistant: Xc" (arXiv 2304.08485,
+    section 3)."""
     make = _MAKERS["describe" if rng.random() < 0.5 else "list"]
     return next(make(Facts(scene), rng)).turns()
 
@@ -179,7 +216,9 @@ def _existence(facts: Facts, rng) -> Iterator[Question]:
             else:
                 other = facts.absent(rng, hard=rng.random() < 0.5, but=asked)
                 asked.add(other)
-                yield Question("existence", _ask(rng, "existence", a=a(other)), f"No, there is no {other}.", "no", (other,))
+                yield Question(
+                    "existence", _ask(rng, "existence", a=a(other)), f"No, there is no {other}.", "no", (other,)
+                )
 
 
 def _count_of(facts: Facts, rng) -> Iterator[Question]:
@@ -188,7 +227,13 @@ def _count_of(facts: Facts, rng) -> Iterator[Question]:
         if rng.random() < 0.176:  # one zero for 0.85 / 0.15 others
             other = facts.absent(rng, hard=rng.random() < 0.5, but=asked)
             asked.add(other)
-            yield Question("count_of", _ask(rng, "count_of", many=plural(other)), f"There are no {plural(other)}.", "zero", (other,))
+            yield Question(
+                "count_of",
+                _ask(rng, "count_of", many=plural(other)),
+                f"There are no {plural(other)}.",
+                "zero",
+                (other,),
+            )
         count = facts.count[name]
         answer = f"There is one {name}." if count == 1 else f"There are {counted(name, count)}."
         yield Question("count_of", _ask(rng, "count_of", many=plural(name)), answer, NUMBERS[count], (name,))
@@ -207,7 +252,13 @@ def _color(facts: Facts, rng) -> Iterator[Question]:
 def _where(facts: Facts, rng) -> Iterator[Question]:
     for thing in shuffled(rng, facts.single):
         if place := facts.place(thing):
-            yield Question("where", _ask(rng, "where", name=thing.name), f"The {thing.name} is {PLACE_PHRASE[place]}.", place, (thing.name,))
+            yield Question(
+                "where",
+                _ask(rng, "where", name=thing.name),
+                f"The {thing.name} is {PLACE_PHRASE[place]}.",
+                place,
+                (thing.name,),
+            )
 
 
 def _relation(facts: Facts, rng) -> Iterator[Question]:
@@ -243,12 +294,17 @@ def _group(facts: Facts, rng) -> Iterator[Question]:
 
 
 def _list(facts: Facts, rng) -> Iterator[Question]:
-    yield Question("list", _ask(rng, "list"), sentence(facts.there_listing()), names_text(facts.count), tuple(facts.count))
+    yield Question(
+        "list", _ask(rng, "list"), sentence(facts.there_listing()), names_text(facts.count), tuple(facts.count)
+    )
 
 
 def _describe(facts: Facts, rng) -> Iterator[Question]:
     sentences = [sentence(facts.there_listing()), f"The background is {facts.background(rng)}."]
-    details = [f"The {one.name} is {rel} the {other.name}." for one, rel, other in (swap(pair, rng) for pair in facts.relations())]
+    details = [
+        f"The {one.name} is {rel} the {other.name}."
+        for one, rel, other in (swap(pair, rng) for pair in facts.relations())
+    ]
     details += [f"The {t.name} is {PLACE_PHRASE[facts.place(t)]}." for t in facts.single if facts.place(t)]
     if details:
         sentences.append(pick(rng, details))
@@ -259,9 +315,13 @@ def _reasoning(facts: Facts, rng) -> Iterator[Question]:
     """What a thing is for, or which differs: asked only where nothing else in the scene would do as an answer."""
     shown, answers = facts.count.keys(), {"odd": _odd_one_out(facts)}
     if "boxing glove" not in shown:
-        answers["wear"] = _only_answer(facts, GROUPS["piece of clothing"], "Someone could wear the {name}, because it is a piece of clothing.")
+        answers["wear"] = _only_answer(
+            facts, GROUPS["piece of clothing"], "Someone could wear the {name}, because it is a piece of clothing."
+        )
     if "device" not in facts.groups:  # a radio makes music too
-        answers["music"] = _only_answer(facts, GROUPS["musical instrument"], "The {name} could make music, because it is a musical instrument.")
+        answers["music"] = _only_answer(
+            facts, GROUPS["musical instrument"], "The {name} could make music, because it is a musical instrument."
+        )
     if not shown & ARGUABLE:
         answers["fly"] = _only_answer(facts, CAN_FLY, "The {name} could fly, because {why}.")
         answers["water"] = _only_answer(facts, LIVES_IN_WATER, "The {name} lives in water.")
@@ -282,7 +342,9 @@ def _odd_one_out(facts: Facts) -> tuple[str, str] | None:
     for alone, rest in (sorted(facts.groups), sorted(facts.groups, reverse=True)):
         names = [name for name in facts.count if GROUP_OF[name] == alone]
         if len(names) == 1 and facts.count[names[0]] == 1:
-            return names[0], f"The {names[0]} does not belong, because it is {a(alone)} and the others are {plural(rest)}."
+            return names[
+                0
+            ], f"The {names[0]} does not belong, because it is {a(alone)} and the others are {plural(rest)}."
     return None
 
 

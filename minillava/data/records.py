@@ -1,4 +1,5 @@
-"""LLaVA's JSON as people have it: records from a file, and the picture and turns of one record, without opening the picture.
+"""LLaVA's JSON as people have it: records from a file, and the picture and turns of one record, without opening the
+picture.
 
 A file is a JSON list, or one object a line (JSONL); UTF-8, 16 or 32, with or without a byte order mark.
 """
@@ -36,7 +37,11 @@ def _json_lines(data: bytes, path: Path) -> list | None:
             return None
     except (ValueError, RecursionError):
         return None
-    return [parse_json(line.encode(), f"{path}, line {number},") for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [
+        parse_json(line.encode(), f"{path}, line {number},")
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
 
 
 def picture_name(record: dict) -> str | None:
@@ -51,14 +56,20 @@ def picture_name(record: dict) -> str | None:
     if not isinstance(name, str):
         raise UserError(f"its image must be the name of a file, not {type(name).__name__}")
     if name.lower().startswith(("data:", "http:", "https:")):
-        raise UserError(f"its image is a {name.partition(':')[0]}: address; pictures must be files in the folder that --images names")
+        raise UserError(
+            f"its image is a {name.partition(':')[0]}: address; pictures must be files in the folder that --images names"
+        )
     return name
 
 
 def read_turns(record: dict) -> list[Turn]:
     """What was said, user first; "<image>" is still in the text."""
     conversations = record.get("conversations")
-    texts = [turn.get("value") for turn in conversations if isinstance(turn, dict)] if isinstance(conversations, list) else []
+    texts = (
+        [turn.get("value") for turn in conversations if isinstance(turn, dict)]
+        if isinstance(conversations, list)
+        else []
+    )
     if not texts or len(texts) != len(conversations) or not all(isinstance(text, str) for text in texts):
         raise UserError("it has no conversations: a list of {from, value} is needed")
     for number, turn in enumerate(conversations):
@@ -71,7 +82,9 @@ def read_turns(record: dict) -> list[Turn]:
 
 
 def without_mark(turns: list[Turn]) -> list[Turn]:
-    """The turns of a record with a picture, without the "<image>" of the first question, where it must stand once; elsewhere it is text."""
+    """The turns of a record with a picture, without the "<image>" of the first question, where it must stand once;
+    elsewhere it is text.
+    """
     marks = turns[0][1].count("<image>")
     if marks != 1:
         raise UserError(f"<image> must stand once in the first question; it stands {marks} times")

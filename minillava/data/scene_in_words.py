@@ -1,7 +1,7 @@
 """A scene without its picture: as prose from which every question can be answered, and as a map of 7 x 7 words.
 
-The language model is pretrained on these texts before it sees a picture. The map is what a picture's 49 patches will later stand in for.
-"""
+The language model is pretrained on these texts before it sees a picture. The map is what a picture's 49 patches will
+later stand in for."""
 
 from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, pick, sentence, shuffled, swap
 from minillava.data.scenes import RELATIONS, Scene, Thing, cell, where
@@ -15,7 +15,8 @@ def in_words(scene: Scene, form: str, rng) -> str:
 
 
 def grid_words(scene: Scene, cells: int = 7) -> list[str]:
-    """The picture in cells x cells words, row by row: a thing's name where its box covers at least 35% of the cell, else the colour.
+    """The picture in cells x cells words, row by row: a thing's name where its box covers at least 35% of the cell,
+    else the colour.
 
     Where several cover it, the one that covers most of it is named; a thing's centre cell bears its name in any case.
     """
@@ -33,7 +34,9 @@ def grid_words(scene: Scene, cells: int = 7) -> list[str]:
 
 
 def describe_in_words(scene: Scene, rng) -> str:
-    """Prose from which every kind of question can be answered: each thing with its place, the background, relations not implied by places."""
+    """Prose from which every kind of question can be answered: each thing with its place, the background, relations not
+    implied by places.
+    """
     facts = Facts(scene)
     sentences = _thing_sentences(facts, rng)
     for pair in shuffled(rng, facts.relations()):
@@ -42,7 +45,12 @@ def describe_in_words(scene: Scene, rng) -> str:
             sentences.append(f"The {one.name} is {rel} the {other.name}.")
     look = a(facts.background(rng))
     background = pick(
-        rng, (f"The background is {facts.background(rng)}.", f"The picture has {look} background.", f"Everything is on {look} background.")
+        rng,
+        (
+            f"The background is {facts.background(rng)}.",
+            f"The picture has {look} background.",
+            f"Everything is on {look} background.",
+        ),
     )
     sentences.insert(0 if rng.random() < 0.5 else len(sentences), background)
     if rng.random() < 0.3:
@@ -66,7 +74,9 @@ def _thing_sentences(facts: Facts, rng) -> list[str]:
             what_else, place_else = parts.pop(0)
             sentences.append(f"There is {what}{place} and {what_else}{place_else}.")
         else:
-            forms = (f"there is {what}{place}",) + ((f"{what} is{place}", f"{place.strip()} there is {what}") if place else ())
+            forms = (f"there is {what}{place}",) + (
+                (f"{what} is{place}", f"{place.strip()} there is {what}") if place else ()
+            )
             sentences.append(sentence(pick(rng, forms)))
     return sentences
 

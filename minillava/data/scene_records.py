@@ -1,4 +1,5 @@
-"""Scenes as files: pictures, LLaVA's conversation JSON, and the captions and boxes from which a text-only teacher can write more.
+"""Scenes as files: pictures, LLaVA's conversation JSON, and the captions and boxes from which a text-only teacher can
+write more.
 
 python -m minillava.data --count 1000 --out FOLDER [--split val] [--start 5000]
 python -m minillava.data --preview sheet.png
@@ -21,7 +22,8 @@ from minillava.files import write_atomically
 
 
 def records(count: int, folder: str | Path, split: str = "train", start: int = 0) -> None:
-    """Write scenes start..start + count - 1 of a split into `folder`, each file whole or absent, the lists after their pictures.
+    """Write scenes start..start + count - 1 of a split into `folder`, each file whole or absent, the lists after their
+    pictures.
 
     images/NNNNNN.png      the picture of scene NNNNNN
     conversations.json     LLaVA's: [{"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", ...}, ...]}]
@@ -72,18 +74,24 @@ def main() -> None:
     parser = Parser(prog="data", description="Write scenes of the tiny world to files.")
     parser.add_argument("--count", type=int, default=1000, help="how many scenes (default 1000)")
     parser.add_argument("--out", help="folder for images/, conversations.json and scenes.jsonl")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="train, val, or pairs: names never together in the others")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="train", help="train, val, or pairs: names never together in the others"
+    )
     parser.add_argument("--start", type=int, default=0, help="seed of the first scene (default 0)")
     parser.add_argument("--preview", metavar="FILE.png", help="write a contact sheet of 24 scenes")
     flags = parser.parse_args()
     if not (flags.out or flags.preview):
         raise UserError("Give --out FOLDER or --preview FILE.png; --help lists the options.")
     if flags.count < 1 or flags.start < 0:
-        raise UserError(f"--count {flags.count} --start {flags.start}: the count must be at least 1 and the start at least 0.")
+        raise UserError(
+            f"--count {flags.count} --start {flags.start}: the count must be at least 1 and the start at least 0."
+        )
     try:
         if flags.out:
             records(flags.count, flags.out, flags.split, flags.start)
         if flags.preview:
             write_atomically(flags.preview, png(preview(flags.split, flags.start)))
     except OSError as error:
-        raise UserError(f"{error.filename or flags.out or flags.preview} cannot be written: {error.strerror}.") from None
+        raise UserError(
+            f"{error.filename or flags.out or flags.preview} cannot be written: {error.strerror}."
+        ) from None

@@ -1,11 +1,11 @@
 """The tiny world: emoji scenes whose objects, boxes and backgrounds are known exactly, as COCO knows its own.
 
-A scene is a background (one named colour, one pattern) and 1 to 5 things. `sample_scene` draws it from a seed, `Scene.pixels` paints it:
-(seed, split, size) -> uint8 (size, size, 3). What can be said about a scene is in the modules beside this one; `python -m minillava.data` writes
-scenes to files.
+A scene is a background (one named colour, one pattern) and 1 to 5 things. `sample_scene` draws it from a seed,
+`Scene.pixels` paints it: (seed, split, size) -> uint8 (size, size, 3). What can be said about a scene is in the modules
+beside this one; `python -m minillava.data` writes scenes to files.
 
-Coordinates are pixels of the scene, x to the right and y down; a box is (x1, y1, x2, y2), the right and lower edges excluded.
-"""
+Coordinates are pixels of the scene, x to the right and y down; a box is (x1, y1, x2, y2), the right and lower edges
+excluded."""
 
 from __future__ import annotations
 
@@ -142,7 +142,10 @@ def _pattern(pattern: str, variant: int, size: int) -> np.ndarray:
         field = 0.3 + 0.55 * (np.hypot(x % (1.3 * step) - 0.65 * step, y % (1.3 * step) - 0.65 * step) < 0.35 * step)
     elif pattern == "noise":  # two octaves of smooth noise
         rng = np.random.default_rng([9, variant])
-        coarse, fine = (Image.fromarray(rng.integers(0, 256, (n, n), np.uint8)).resize((size, size), Image.Resampling.BICUBIC) for n in (7, 22))
+        coarse, fine = (
+            Image.fromarray(rng.integers(0, 256, (n, n), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+            for n in (7, 22)
+        )
         field = 0.6 * np.asarray(coarse) / 255 + 0.4 * np.asarray(fine) / 255
     else:
         raise ValueError(f"Unknown pattern {pattern!r}; choose from {', '.join(PATTERNS)}.")
@@ -221,7 +224,12 @@ def _paste(canvas: np.ndarray, thing: Thing) -> None:
 
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 RELATIONS = ("to the left of", "to the right of", "above", "below")
-OPPOSITE = {"to the left of": "to the right of", "to the right of": "to the left of", "above": "below", "below": "above"}
+OPPOSITE = {
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+    "above": "below",
+    "below": "above",
+}
 
 
 def cell(thing: Thing, size: int = SIZE) -> tuple[int, int]:
@@ -230,7 +238,9 @@ def cell(thing: Thing, size: int = SIZE) -> tuple[int, int]:
 
 
 def where(thing: Thing, size: int = SIZE) -> str | None:
-    """The thing's place in a scene of `size` px, or None within 3.5% of a boundary between thirds, where people would disagree."""
+    """The thing's place in a scene of `size` px, or None within 3.5% of a boundary between thirds, where people would
+    disagree.
+    """
     for centre in (thing.x / size, thing.y / size):
         if min(abs(centre - 1 / 3), abs(centre - 2 / 3)) < 0.035:
             return None
@@ -262,7 +272,9 @@ def iou(a: Box, b: Box) -> float:
 
 
 class Draws:
-    """Uniform numbers drawn in blocks: a scalar costs 0.1 us instead of numpy's 1 to 10, and only `random()` fixes the stream."""
+    """Uniform numbers drawn in blocks: a scalar costs 0.1 us instead of numpy's 1 to 10, and only `random()` fixes the
+    stream.
+    """
 
     def __init__(self, *seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -304,9 +316,8 @@ _PARTNERS = {name: frozenset(a if b == name else b for a, b in HELD_OUT_PAIRS if
 def sample_scene(seed: int, split: str = "train", size: int = SIZE, max_objects: int = 5) -> Scene:
     """The scene that (seed, split, max_objects) determine, at `size` px; the splits' seeds never meet.
 
-    split: "train" and "val" never hold a pair of HELD_OUT_PAIRS, every "pairs" scene holds exactly one and 2 to 4 objects.
-    Raises ValueError for an unknown split or fewer than 1 (pairs: 2) or more than 5 objects.
-    """
+    split: "train" and "val" never hold a pair of HELD_OUT_PAIRS, every "pairs" scene holds exactly one and 2 to 4
+    objects. Raises ValueError for an unknown split or fewer than 1 (pairs: 2) or more than 5 objects."""
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; choose from {', '.join(SPLITS)}.")
     fewest = 2 if split == "pairs" else 1
@@ -321,16 +332,22 @@ def sample_scene(seed: int, split: str = "train", size: int = SIZE, max_objects:
     things = _placed(draw, names)
     if size != SIZE:
         scale = size / SIZE
-        things = [_inside(size, t.x * scale, t.y * scale, t.name, max(2, round(t.size * scale)), t.angle, t.flip, t.light) for t in things]
+        things = [
+            _inside(size, t.x * scale, t.y * scale, t.name, max(2, round(t.size * scale)), t.angle, t.flip, t.light)
+            for t in things
+        ]
     return Scene(seed, size, color, pattern, tuple(things))
 
 
 def _names(draw: Draws, count: int, names: list[str]) -> list[str]:
-    """`count` names beginning with the given ones, in random order; one is repeated in 35% of the scenes that have room for it."""
+    """`count` names beginning with the given ones, in random order; one is repeated in 35% of the scenes that have room
+    for it.
+    """
     room = count - max(1, len(names))
     copies = 1 + int(draw.random() * min(3, room)) if room and draw.chance(0.35) else 0
     while len(names) < count - copies:
-        hard = len(names) == 1 and draw.chance(0.5)  # a second of the first one's group: the hard negatives of questions
+        # a second of the first one's group: the hard negatives of questions
+        hard = len(names) == 1 and draw.chance(0.5)
         name = draw.pick(GROUPS[GROUP_OF[names[0]]] if hard else NAMES)
         if name not in names and not any(name in _PARTNERS[other] for other in names):
             names.append(name)
@@ -344,8 +361,12 @@ _SIZE_RANGE = {1: (1, 6), 2: (1, 6), 3: (0, 5), 4: (0, 4), 5: (0, 3)}  # of THIN
 def _placed(draw: Draws, names: list[str]) -> list[Thing]:
     """One thing in each of as many of the 3x3 cells, moved about in it less and less until nothing touches much."""
     sizes = THING_SIZES[slice(*_SIZE_RANGE[len(names)])]
-    looks = [(name, draw.pick(sizes), draw.pick(ANGLES), draw.chance(0.5), round(draw.between(0.8, 1.15), 3)) for name in names]
-    widest = 17 if draw.chance(0.2) else 13  # px about the cell's centre: most stay clear of the boundaries, some do not
+    looks = [
+        (name, draw.pick(sizes), draw.pick(ANGLES), draw.chance(0.5), round(draw.between(0.8, 1.15), 3))
+        for name in names
+    ]
+    # px about the cell's centre: most stay clear of the boundaries, some do not
+    widest = 17 if draw.chance(0.2) else 13
     for spread in (widest, 10, 7, 4):
         cells = draw.sample(range(9), len(names))
         things = [_place(draw, look, place, spread) for look, place in zip(looks, cells)]
@@ -356,7 +377,9 @@ def _placed(draw: Draws, names: list[str]) -> list[Thing]:
 
 
 def _place(draw: Draws, look: tuple, place: int, spread: float) -> Thing:
-    """A thing near the centre of cell `place` (0..8), moved inside the picture, its centre rounded to tenths of a pixel."""
+    """A thing near the centre of cell `place` (0..8), moved inside the picture, its centre rounded to tenths of a
+    pixel.
+    """
     x = SIZE * (place % 3 + 0.5) / 3 + draw.between(-spread, spread)
     y = SIZE * (place // 3 + 0.5) / 3 + draw.between(-spread, spread)
     return _inside(SIZE, x, y, *look)

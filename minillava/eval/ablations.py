@@ -2,10 +2,9 @@
 
     python -m minillava.eval.ablations --out lessons/ablations.json
 
-They are far too short for a good model (half an hour in all on one core), but long enough for the differences that matter. A row that is in the file
-already is not run again. The paper's own ablations are in section 5 of arXiv 2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744
-(projector).
-"""
+They are far too short for a good model (half an hour in all on one core), but long enough for the differences that
+matter. A row that is in the file already is not run again. The paper's own ablations are in section 5 of arXiv
+2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744 (projector)."""
 
 import argparse
 import json
@@ -51,7 +50,9 @@ def after_stage(folder: Path) -> Figures:
     model, processor = weights.load(folder)
     kept = probe_tower(model.vision_tower, model.projector, PROBED)
     scores = score_pictures(model, processor, cases("val", SCENES))
-    return {f"probe: {what}": figure for what, figure in kept.items()} | in_percent(scores, ("list", "existence", "count_of"))
+    return {f"probe: {what}": figure for what, figure in kept.items()} | in_percent(
+        scores, ("list", "existence", "count_of")
+    )
 
 
 def in_percent(scores: Figures, kinds: tuple[str, ...]) -> Figures:
@@ -59,7 +60,7 @@ def in_percent(scores: Figures, kinds: tuple[str, ...]) -> Figures:
     return {names[kind]: round(100 * scores[kind], 1) for kind in kinds}
 
 
-# ---------------------------------------------------------------------------------------------------------------- the rows
+# ------------------------------------------------------------ the rows
 def stage1(out: Path, **changes) -> Figures:
     return after_stage(stage(1, out, **changes))
 
@@ -81,7 +82,9 @@ def tower(out: Path, waves: bool) -> Figures:
         torch.nn.init.normal_(pair.vision_tower.embeddings.position_embedding.weight, std=0.02)
     settings = {**SCENES_AND_PHRASES, "max_steps": 80, "batch_size": 48, "out": str(out)}
     learn_phrases(pair, tokenizer, LoopConfig(**settings))
-    return {f"probe: {what}": figure for what, figure in probe_tower(weights.load_vision_tower(out), count=PROBED).items()}
+    return {
+        f"probe: {what}": figure for what, figure in probe_tower(weights.load_vision_tower(out), count=PROBED).items()
+    }
 
 
 def language(out: Path, look_up: bool) -> Figures:
@@ -116,13 +119,19 @@ def table(rows: list[dict]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row["figures"]))
     lines = ["| training | " + " | ".join(columns) + " | minutes |", "|---|" + "---|" * (len(columns) + 1)]
     for row in rows:
-        lines.append(f"| {row['name']} | " + " | ".join(str(row["figures"].get(name, "")) for name in columns) + f" | {row['minutes']} |")
+        lines.append(
+            f"| {row['name']} | "
+            + " | ".join(str(row["figures"].get(name, "")) for name in columns)
+            + f" | {row['minutes']} |"
+        )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="eval.ablations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="runs/ablations.json", help="the figures, as JSON; rows that it holds are not run again")
+    parser.add_argument(
+        "--out", default="runs/ablations.json", help="the figures, as JSON; rows that it holds are not run again"
+    )
     flags = parser.parse_args(argv)
     path = Path(flags.out)
     try:

@@ -1,13 +1,14 @@
-"""Which kinds of instruction data teach what? Equal budgets on the tiny world, beside the paper's Table 4 (arXiv 2304.08485, section 5.1).
+"""Which kinds of instruction data teach what? Equal budgets on the tiny world, beside the paper's Table 4 (arXiv
+2304.08485, section 5.1).
 
     python -m minillava.eval.instruct_kinds --out runs/instruct_kinds
 
-Each row starts from the same model after stage 1 and trains equally many steps of equally many samples, from equally many records written by the
-rule teacher about the first scenes of the tiny world; only their kinds differ. Then all answer the same questions on held-out scenes: those of a
-conversation (is there, how many, where, ...), requests to describe (F1 of the things named) and questions that ask for a reason. "no tuning" is the
-model after stage 1. The paper scores with GPT-4 as a judge, relative to GPT-4's own answers; here the truth is known. Rows that are in the folder
-already are not run again.
-"""
+Each row starts from the same model after stage 1 and trains equally many steps of equally many samples, from equally
+many records written by the rule teacher about the first scenes of the tiny world; only their kinds differ. Then all
+answer the same questions on held-out scenes: those of a conversation (is there, how many, where, ...), requests to
+describe (F1 of the things named) and questions that ask for a reason. "no tuning" is the model after stage 1. The paper
+scores with GPT-4 as a judge, relative to GPT-4's own answers; here the truth is known. Rows that are in the folder
+already are not run again."""
 
 import argparse
 import json
@@ -64,7 +65,9 @@ def held_out(each: int) -> dict[str, list[Case]]:
 
 
 def share_right(cases: list[Case], answers: list[str]) -> float:
-    """Of lists and descriptions the F1 of the things named counts, of all others whether the answer is right; the mean, in percent."""
+    """Of lists and descriptions the F1 of the things named counts, of all others whether the answer is right; the mean,
+    in percent.
+    """
     return round(100 * float(np.mean([_right(case, answer) for case, answer in zip(cases, answers, strict=True)])), 1)
 
 
@@ -86,7 +89,9 @@ def measure(folder: Path | str, asked: dict[str, list[Case]]) -> dict[str, float
 
 
 def write_data(folder: Path, kinds: tuple[str, ...], records: int) -> int:
-    """`records` records of equal shares of the kinds, over the first scenes, with their pictures; the words of their answers."""
+    """`records` records of equal shares of the kinds, over the first scenes, with their pictures; the words of their
+    answers.
+    """
     prompts, teacher, parts = Prompts(), RuleTeacher(), []
     share = records // len(kinds)
     pictures = [scene_picture(seed) for seed in range(share + share // 4)]  # some are left out by the filters
@@ -97,7 +102,9 @@ def write_data(folder: Path, kinds: tuple[str, ...], records: int) -> int:
             requests = make_requests(pictures, [kind], prompts, seed=0)
             part = assemble(requests, [teacher.write(request) for request in requests], prompts)
         if len(part.records) < share:
-            raise UserError(f"Of {len(pictures)} scenes only {len(part.records)} gave a record of kind {kind}, and {share} are needed.")
+            raise UserError(
+                f"Of {len(pictures)} scenes only {len(part.records)} gave a record of kind {kind}, and {share} are needed."
+            )
         part.records = part.records[:share]
         parts.append(part)
     made = merge(*parts).records
@@ -106,14 +113,18 @@ def write_data(folder: Path, kinds: tuple[str, ...], records: int) -> int:
         if picture.image in shown:
             write_atomically(folder / picture.image, png(picture.scene.render()))
     write_atomically(folder / "data.json", json.dumps(made))
-    return sum(len(turn["value"].split()) for record in made for turn in record["conversations"] if turn["from"] == "gpt")
+    return sum(
+        len(turn["value"].split()) for record in made for turn in record["conversations"] if turn["from"] == "gpt"
+    )
 
 
 def train_row(folder: Path, kinds: tuple[str, ...], start: str, records: int, steps: int, batch_size: int) -> dict:
     """Write the data, train on it, and remove neither: the folder is the row's whole story."""
     words = write_data(folder, kinds, records)
     resume = (folder / "model" / "checkpoint.safetensors").exists()
-    settings = dict(max_steps=steps, batch_size=batch_size, save_every=max(1, steps // 2), dtype="float32", resume=resume)
+    settings = dict(
+        max_steps=steps, batch_size=batch_size, save_every=max(1, steps // 2), dtype="float32", resume=resume
+    )
     files = dict(data=str(folder / "data.json"), images=str(folder), weights=start, out=str(folder / "model"))
     train(TrainConfig(**{**STAGES[2].defaults, **settings, **files, "stage": 2}))
     return {"words a record": round(words / (records // len(kinds) * len(kinds)), 1)}
@@ -132,9 +143,17 @@ def table(rows: dict[str, dict], each: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="eval.instruct_kinds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="runs/instruct_kinds", help="folder for the rows and their figures (default runs/instruct_kinds)")
-    parser.add_argument("--weights", default="weights/tiny-stage1", help="the LLaVA to start from (default weights/tiny-stage1)")
+    parser = Parser(
+        prog="eval.instruct_kinds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        default="runs/instruct_kinds",
+        help="folder for the rows and their figures (default runs/instruct_kinds)",
+    )
+    parser.add_argument(
+        "--weights", default="weights/tiny-stage1", help="the LLaVA to start from (default weights/tiny-stage1)"
+    )
     parser.add_argument("--records", type=int, default=1440, help="records a training (default 1440)")
     parser.add_argument("--steps", type=int, default=180, help="steps a training (default 180)")
     parser.add_argument("--batch-size", type=int, default=8, help="records a step (default 8)")

@@ -3,9 +3,9 @@
     python -m minillava.eval.probe                          # the tower of weights/tiny, and what its projector keeps
     python -m minillava.eval.probe --vision runs/vision     # a tower alone
 
-A probe (arXiv 1610.01644) is one linear layer trained on frozen features. What it cannot find, a language model that reads these features will
-hardly find either; what it finds is there to be learnt. Four fifths of the objects train the probe, the rest test it.
-"""
+A probe (arXiv 1610.01644) is one linear layer trained on frozen features. What it cannot find, a language model that
+reads these features will hardly find either; what it finds is there to be learnt. Four fifths of the objects train the
+probe, the rest test it."""
 
 import argparse
 import json
@@ -19,7 +19,9 @@ from minillava.pretrain.probe import probe_tower, table
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="eval.probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="weights/tiny", help="a LLaVA, whose tower and projector are probed (default weights/tiny)")
+    parser.add_argument(
+        "--weights", default="weights/tiny", help="a LLaVA, whose tower and projector are probed (default weights/tiny)"
+    )
     parser.add_argument("--vision", help="instead: a vision tower alone")
     parser.add_argument("--scenes", type=int, default=4000, help="scenes, of three objects on average (default 4000)")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")

@@ -3,10 +3,9 @@
     python -m minillava.eval.scenes                                        # weights/tiny, blind, after stage 1, and on unseen pairs
     python -m minillava.eval.scenes --language weights/tiny-language       # the language model alone, which reads the scenes in words
 
-"blind" is the same model shown a plain grey picture: what questions give away by themselves. "unseen pairs" are scenes with two things that never
-stood in one training scene. An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions
-the figure is the F1 of the things named.
-"""
+"blind" is the same model shown a plain grey picture: what questions give away by themselves. "unseen pairs" are scenes
+with two things that never stood in one training scene. An answer is right when what it says (the yes or no, the number,
+the place ...) is the truth; for lists and descriptions the figure is the F1 of the things named."""
 
 import argparse
 import json
@@ -23,15 +22,22 @@ from minillava.training.scoring import cases, score_in_words, score_pictures, ta
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="eval.scenes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="weights/tiny", help="a LLaVA (default weights/tiny)")
-    parser.add_argument("--stage1", default="weights/tiny-stage1", help="the same after stage 1 alone; '' leaves the column out")
+    parser.add_argument(
+        "--stage1", default="weights/tiny-stage1", help="the same after stage 1 alone; '' leaves the column out"
+    )
     parser.add_argument("--language", help="instead: a language model, which reads the scenes in words")
     parser.add_argument("--scenes", type=int, default=500, help="held-out scenes a column (default 500)")
-    parser.add_argument("--max-objects", type=int, default=4, choices=range(2, 6), help="objects in a scene, at most (default 4)")
+    parser.add_argument(
+        "--max-objects", type=int, default=4, choices=range(2, 6), help="objects in a scene, at most (default 4)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     flags = parser.parse_args(argv)
     asked = cases("val", flags.scenes, flags.max_objects)
     if flags.language:
-        model, tokenizer = weights.load_language_model(flags.language), Tokenizer.from_file(weights.find_folder(flags.language))
+        model, tokenizer = (
+            weights.load_language_model(flags.language),
+            Tokenizer.from_file(weights.find_folder(flags.language)),
+        )
         columns = {f"as {form}": score_in_words(model, tokenizer, asked, form) for form in FORMS}
     else:
         model, processor = weights.load(flags.weights)

@@ -1,7 +1,8 @@
-"""Which of our templates a folder's chat template is: both are given the same two turns, and what they make of them is compared.
+"""Which of our templates a folder's chat template is: both are given the same two turns, and what they make of them is
+compared.
 
-What differs in white space and in "<s>" and "</s>" alone counts as the same: llava-hf's own template leaves the "</s>" out. A template that
-differs in nothing but what stands before the first turn is ours with that as its system prompt.
+What differs in white space and in "<s>" and "</s>" alone counts as the same: llava-hf's own template leaves the "</s>"
+out. A template that differs in nothing but what stands before the first turn is ours with that as its system prompt.
 """
 
 import json
@@ -21,7 +22,9 @@ LONGEST, WAIT = 50_000, 20  # characters of a template; seconds until it is give
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The Jinja text of chat_template.jinja, or of the JSON files that may hold it, in transformers' order; None if there is none."""
+    """The Jinja text of chat_template.jinja, or of the JSON files that may hold it, in transformers' order; None if
+    there is none.
+    """
     folder = Path(folder)
     if (folder / "chat_template.jinja").is_file():
         return read_file(folder / "chat_template.jinja").decode("utf-8-sig", "replace")
@@ -37,7 +40,9 @@ def read_chat_template(folder: Path) -> str | None:
 
 
 def folder_template(folder: Path, fallback: str) -> str | Template:
-    """The template that the folder's chat template is; where it has none, or one that is not known, `fallback`, and a line that says so."""
+    """The template that the folder's chat template is; where it has none, or one that is not known, `fallback`, and a
+    line that says so.
+    """
     jinja = read_chat_template(folder)
     found = recognise(jinja) if jinja is not None else None
     if found is None:
@@ -50,7 +55,8 @@ def folder_template(folder: Path, fallback: str) -> str | Template:
 def recognise(jinja: str) -> Template | None:
     """Our template that says the same, or says the same but for the system prompt; or None."""
     texts = render_jinja(jinja)
-    ours = [template for template in TEMPLATES.values() if "{}" in template.user]  # "plain" holds one caption, not two turns
+    # "plain" holds one caption, not two turns
+    ours = [template for template in TEMPLATES.values() if "{}" in template.user]
     for text in texts:
         for template in ours:
             if _bare(text) == _bare(render(template, TURNS, add_generation_prompt=True)):
@@ -69,7 +75,9 @@ def _bare(text: str) -> str:
 
 
 def render_jinja(jinja: str) -> list[str]:
-    """What the template makes of the two turns, their contents as strings and as lists of parts; nothing where it fails or takes too long."""
+    """What the template makes of the two turns, their contents as strings and as lists of parts; nothing where it fails
+    or takes too long.
+    """
     if len(jinja) > LONGEST:
         return []
     plain = [{"role": role, "content": text} for role, text in TURNS]

@@ -1,15 +1,16 @@
 """Conversations: templates as data, and one pass from turns to `input_ids` and `labels`.
 
-A turn is ("user" | "assistant", text). LLaVA (arXiv 2304.08485, section 4.2) trains on the answers alone: a token is supervised (its label is its
-id) when it lies in an answer or in the end that follows it; all others have the label -100.
+A turn is ("user" | "assistant", text). LLaVA (arXiv 2304.08485, section 4.2) trains on the answers alone: a token is
+supervised (its label is its id) when it lies in an answer or in the end that follows it; all others have the label
+-100.
 
     USER: <image>\\nWhat is this? ASSISTANT: A cat.</s>USER: What colour? ASSISTANT: Grey.</s>
                                            ^^^^^^^^^^^^                          ^^^^^^^^^^
 
-What differs from the original: the prompt is tokenized once, and where the answers lie is known from the parts it was joined from; the prompt is
-never searched. So "ASSISTANT:" or "</s>" typed by a person is text like any other, and no sample is lost to a "tokenization mismatch". The space
-before an answer belongs to its first token ("▁A"), so a prompt ends in "ASSISTANT:" without one.
-"""
+What differs from the original: the prompt is tokenized once, and where the answers lie is known from the parts it was
+joined from; the prompt is never searched. So "ASSISTANT:" or "</s>" typed by a person is text like any other, and no
+sample is lost to a "tokenization mismatch". The space before an answer belongs to its first token ("▁A"), so a prompt
+ends in "ASSISTANT:" without one."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,8 @@ LLAMA_2 = (
 )
 USER, ASSISTANT = "USER: {} ", "ASSISTANT: {}</s>"
 
-# The strings are those of LLaVA's llava/conversation.py; "llava_hf" is what llava-hf's models were documented with: no system.
+# The strings are those of LLaVA's llava/conversation.py; "llava_hf" is what llava-hf's models were documented with: no
+# system.
 TEMPLATES = {
     template.name: template
     for template in (
@@ -75,7 +77,9 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """One conversation: `input_ids`, `labels` of the same length, -100 where a token is not supervised, and the `text` they came from."""
+    """One conversation: `input_ids`, `labels` of the same length, -100 where a token is not supervised, and the `text`
+    they came from.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -100,16 +104,18 @@ def encode(
 ) -> Encoded:
     """Tokenize a whole conversation in one pass.
 
-    With `image_tokens` > 0, that many `<image>` ids and a newline stand before the first question (in "plain": instead of it); an
-    "<image>" inside a turn is text. With `add_generation_prompt` the last turn must be a question, and the ids end where the answer
-    begins. The ids of a question are a prefix of the ids of the conversation that answers it. Raises UserError if user and assistant do not
-    take turns.
-    """
+    With `image_tokens` > 0, that many `<image>` ids and a newline stand before the first question (in "plain": instead
+    of it); an "<image>" inside a turn is text. With `add_generation_prompt` the last turn must be a question, and the
+    ids end where the answer begins. The ids of a question are a prefix of the ids of the conversation that answers it.
+    Raises UserError if user and assistant do not take turns."""
     template = find_template(template)
     parts = _parts(template, turns, min(image_tokens, 1), add_generation_prompt)
     parts = [(_resolve(part, tokenizer), supervised) for part, supervised in parts]
     ids, offsets = tokenizer.encode([part for part, _ in parts])
-    supervised_at = [supervised for part, supervised in parts for _ in range(1 if isinstance(part, Control) else len(part))]  # for each character
+    # for each character
+    supervised_at = [
+        supervised for part, supervised in parts for _ in range(1 if isinstance(part, Control) else len(part))
+    ]
     labels = label_mask(ids, offsets, supervised_at)
     if image_tokens > 1:  # one placeholder was tokenized, and the others are its copies, which is several times faster
         at = ids.index(tokenizer.image_id)
@@ -120,12 +126,22 @@ def encode(
 
 
 def label_mask(ids: list[int], offsets: list[tuple[int, int]], supervised_at: list[bool]) -> list[int]:
-    """The label of each id: the id itself where its last character is supervised, else -100. A token of no characters is not supervised."""
-    return [i if end > start and supervised_at[end - 1] else IGNORE_INDEX for i, (start, end) in zip(ids, offsets, strict=True)]
+    """The label of each id: the id itself where its last character is supervised, else -100.
+
+    A token of no characters is not supervised.
+    """
+    return [
+        i if end > start and supervised_at[end - 1] else IGNORE_INDEX
+        for i, (start, end) in zip(ids, offsets, strict=True)
+    ]
 
 
-def render(template: str | Template, turns: Sequence[Turn], image: bool = False, add_generation_prompt: bool = False) -> str:
-    """The conversation as one string for people to read: it no longer shows which "</s>" is a control token and which was typed."""
+def render(
+    template: str | Template, turns: Sequence[Turn], image: bool = False, add_generation_prompt: bool = False
+) -> str:
+    """The conversation as one string for people to read: it no longer shows which "</s>" is a control token and which
+    was typed.
+    """
     parts = _parts(find_template(template), turns, int(image), add_generation_prompt)
     return "".join("<image>" if part is IMAGE else part for part, _ in parts)
 
@@ -147,7 +163,8 @@ def _parts(template: Template, turns: Sequence[Turn], image_tokens: int, prompt:
     for number, (role, text) in enumerate(turns):
         if role == "assistant":
             add(cue)
-            add([gap + text if text else "", *end], supervised=True)  # the end of an empty answer follows the cue at once
+            # the end of an empty answer follows the cue at once
+            add([gap + text if text else "", *end], supervised=True)
             continue
         add(_split(template.between) if number else ())
         before, *after = template.user.split("{}")
@@ -166,7 +183,9 @@ def _split(text: str) -> list[str]:
 
 
 def _resolve(part: str, tokenizer: Tokenizer) -> str:
-    """`part` for this tokenizer: "<s>" and "</s>" become its own begin and end tokens, a control token that it lacks becomes text."""
+    """`part` for this tokenizer: "<s>" and "</s>" become its own begin and end tokens, a control token that it lacks
+    becomes text.
+    """
     if not isinstance(part, Control):
         return part
     part = {"<s>": Control("bos"), "</s>": Control("eos")}.get(part, part)
@@ -181,8 +200,12 @@ def _check(template: Template, turns: Sequence[Turn], add_generation_prompt: boo
         if not (isinstance(turn, tuple | list) and len(turn) == 2 and all(isinstance(x, str) for x in turn)):
             raise UserError(f"Turn {number + 1} must be a pair (role, text) of strings, not {turn!r}.")
         if turn[0] != expected:
-            raise UserError(f"Turn {number + 1} is of the role {turn[0]!r} where {expected!r} is due: user and assistant take turns, user first.")
+            raise UserError(
+                f"Turn {number + 1} is of the role {turn[0]!r} where {expected!r} is due: user and assistant take turns, user first."
+            )
     if add_generation_prompt and turns[-1][0] == "assistant":
         raise UserError("The last turn is already an answer; a prompt must end in a question.")
     if "{}" not in template.user and len(turns) > 2:
-        raise UserError(f"The template {template.name!r} holds one caption, but the conversation has {len(turns)} turns.")
+        raise UserError(
+            f"The template {template.name!r} holds one caption, but the conversation has {len(turns)} turns."
+        )

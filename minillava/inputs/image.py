@@ -2,10 +2,9 @@
 
     open_image("cat.png") -> RGB picture;  preprocess(picture, 336) -> float32 (3, 336, 336)
 
-CLIP (arXiv 2103.00020): the shorter edge becomes S (bicubic), the centre S x S is cut out, and each channel is normalized. LLaVA-1.5
-(arXiv 2310.03744) trains its second stage with the picture padded to a square first, so that nothing is cut away; llava-hf's models
-do not pad. Source: transformers' CLIPImageProcessor on PIL, to the last bit.
-"""
+CLIP (arXiv 2103.00020): the shorter edge becomes S (bicubic), the centre S x S is cut out, and each channel is
+normalized. LLaVA-1.5 (arXiv 2310.03744) trains its second stage with the picture padded to a square first, so that
+nothing is cut away; llava-hf's models do not pad. Source: transformers' CLIPImageProcessor on PIL, to the last bit."""
 
 import threading
 import time
@@ -26,12 +25,14 @@ from minillava.inputs.image_file import UnclearPixels, decode, to_rgb
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_BYTES, MAX_SECONDS = 20_000_000, 10.0  # what a download may weigh and last
-LONG = 400  # beyond this ratio of the edges, only the middle of the picture is resized: the whole would not fit in memory
+# beyond this ratio of the edges, only the middle of the picture is resized: the whole would not fit in memory
+LONG = 400
 PAD_EDGE = 8192  # a picture with a longer edge is shrunk before it is padded, for the same reason
 
 
 def open_image(source: str | Path | Image.Image) -> Image.Image:
-    """The RGB picture behind a path, an http(s) URL or a PIL image, on white where it is transparent, upright as its EXIF data say.
+    """The RGB picture behind a path, an http(s) URL or a PIL image, on white where it is transparent, upright as its
+    EXIF data say.
 
     Raises UserError in one sentence for what is missing, empty, not a picture, cut short or unreasonably large.
     """
@@ -111,11 +112,15 @@ def preprocess(
     resample: int = Image.Resampling.BICUBIC,
     squash: bool = False,
 ) -> Tensor:
-    """CLIP's `pixel_values` of one picture: float32 (3, image_size, image_size). `squash`: resized to a square, with nothing cut off."""
+    """CLIP's `pixel_values` of one picture: float32 (3, image_size, image_size). `squash`: resized to a square, with
+    nothing cut off.
+    """
     picture = open_image(picture)
     if pad:
         picture = pad_to_square(picture, mean)
-    resized = picture.resize((image_size, image_size), resample) if squash else resize_and_crop(picture, image_size, resample)
+    resized = (
+        picture.resize((image_size, image_size), resample) if squash else resize_and_crop(picture, image_size, resample)
+    )
     pixels = np.asarray(resized)  # (S, S, 3)
     pixels = (pixels.astype(np.float64) * (1 / 255)).astype(np.float32)
     pixels = (pixels - np.float32(mean)) / np.float32(std)

@@ -2,9 +2,9 @@
 
     decode(bytes of a file) -> PIL image, loaded;   to_rgb(image) -> RGB, on white, upright
 
-What differs from transformers: it drops the alpha channel, so that hidden pixels show; here a picture is laid on white, as vLLM does.
-Sources: PNG (W3C, third edition), sections 5.3 and 11.3; TIFF 6.0, sections 8 and 19; JPEG (ITU T.81), annex B.
-"""
+What differs from transformers: it drops the alpha channel, so that hidden pixels show; here a picture is laid on white,
+as vLLM does. Sources: PNG (W3C, third edition), sections 5.3 and 11.3; TIFF 6.0, sections 8 and 19; JPEG (ITU T.81),
+annex B."""
 
 import io
 import logging
@@ -26,14 +26,15 @@ TURNS = {
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 LIKELY_FULL = 1 << 14  # 16-bit levels that all stay below this are taken for 14, 12 or 10 bits in a wider file
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # its words about odd files go nowhere, unless a program wants them
+# its words about odd files go nowhere, unless a program wants them
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class UnclearPixels(Exception):
     """The file does not say what its numbers mean; the text completes a sentence that begins with the picture's name."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- the file
+# ------------------------------------------------------------ the file
 def decode(data: bytes) -> Image.Image:
     """The picture of a file's bytes, all pixels read. Metadata that cannot be parsed is left out; the pixels count."""
     try:
@@ -61,7 +62,9 @@ def _load(data: bytes) -> Image.Image:
 
 
 def without_metadata(data: bytes) -> tuple[bytes, bytes]:
-    """The parts that pixels need of a PNG, JPEG, TIFF or AVIF, and the EXIF block where it is apart; any other file as it is."""
+    """The parts that pixels need of a PNG, JPEG, TIFF or AVIF, and the EXIF block where it is apart; any other file as
+    it is.
+    """
     if data.startswith(PNG):
         return _bare_png(data)
     if data.startswith(JPEG):
@@ -121,12 +124,13 @@ def _bare_tiff(data: bytes) -> bytes:
     return bytes(changed)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the pixels
+# ------------------------------------------------------------ the pixels
 def to_rgb(picture: Image.Image, data: bytes = b"") -> Image.Image:
-    """8-bit RGB, laid on white where it is transparent, upright. `data`: the file's bytes, which may say more than PIL keeps.
+    """8-bit RGB, laid on white where it is transparent, upright. `data`: the file's bytes, which may say more than PIL
+    keeps.
 
-    Raises UnclearPixels where the file does not say which of its levels is white, or its colours cannot be turned into RGB.
-    """
+    Raises UnclearPixels where the file does not say which of its levels is white, or its colours cannot be turned into
+    RGB."""
     picture.load()
     turn = TURNS.get(orientation(picture))
     if picture.mode.startswith(("I", "F")):
@@ -136,7 +140,9 @@ def to_rgb(picture: Image.Image, data: bytes = b"") -> Image.Image:
         try:
             picture = on_white(picture) if picture.has_transparency_data else _opaque(picture)
         except ValueError:
-            raise UnclearPixels(f"has colours of the kind {picture.mode}, which cannot be turned into RGB: save it as a PNG") from None
+            raise UnclearPixels(
+                f"has colours of the kind {picture.mode}, which cannot be turned into RGB: save it as a PNG"
+            ) from None
     if turn is not None:
         picture = picture.transpose(turn)
         picture.info = {}  # it must not be turned again
@@ -169,7 +175,7 @@ def on_white(picture: Image.Image) -> Image.Image:
     return white
 
 
-# ---------------------------------------------------------------------------------------------------------------- more than 8 bits
+# ------------------------------------------------------------ more than 8 bits
 def _grey(picture: Image.Image, data: bytes) -> Image.Image:
     """Levels of 16 or 32 bits, or floats, as 8 bits."""
     levels = np.asarray(picture)
@@ -200,17 +206,23 @@ def _white_level(picture: Image.Image, levels: np.ndarray, data: bytes) -> float
     if picture.mode == "F":
         if high <= 1:  # the convention of float pictures
             return 1.0
-        raise UnclearPixels(f"holds floats up to {high:g}, and does not say which level is white: scale it to 0 to 1, or save it with 8 bits")
+        raise UnclearPixels(
+            f"holds floats up to {high:g}, and does not say which level is white: scale it to 0 to 1, or save it with 8 bits"
+        )
     if picture.mode == "I" and high <= 255 and picture.format is None:  # made in memory of an 8-bit picture
         return 255.0
     width = 16 if (picture.mode != "I" or picture.format in (None, "PNG")) and high < 65536 else 32
     if (width == 16 and high >= LIKELY_FULL) or high == 0:
         return 65535.0
-    raise UnclearPixels(f"holds levels up to {high:g} in {width} bits, and does not say which level is white: save it with 8 bits")
+    raise UnclearPixels(
+        f"holds levels up to {high:g} in {width} bits, and does not say which level is white: save it with 8 bits"
+    )
 
 
 def _stated_white(picture: Image.Image, data: bytes) -> float | None:
-    """A PNG's sBIT, a TIFF's SMaxSampleValue, MaxSampleValue or width; netpbm and JPEG 2000 are scaled to 16 bits by PIL."""
+    """A PNG's sBIT, a TIFF's SMaxSampleValue, MaxSampleValue or width; netpbm and JPEG 2000 are scaled to 16 bits by
+    PIL.
+    """
     if picture.format in ("PPM", "JPEG2000") and picture.mode != "F":
         return 65535.0
     if picture.format == "PNG":
@@ -241,4 +253,6 @@ def _check_wide_colours(picture: Image.Image, data: bytes) -> None:
         edges = picture.getextrema()[: 1 if picture.mode == "LA" else 3]
         high = max(edge for _, edge in edges)
         if 0 < high < LIKELY_FULL >> 8:
-            raise UnclearPixels("uses only the lower of its 16 bits, and does not say which level is white: save it with 8 bits")
+            raise UnclearPixels(
+                "uses only the lower of its 16 bits, and does not say which level is white: save it with 8 bits"
+            )

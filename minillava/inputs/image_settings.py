@@ -1,7 +1,7 @@
 """What a folder's preprocessor_config.json says is done to a picture: followed, or refused in one sentence, key by key.
 
-The keys are those of transformers' CLIPImageProcessor and LlavaImageProcessor; what is left out takes CLIP's way, at the tower's size.
-"""
+The keys are those of transformers' CLIPImageProcessor and LlavaImageProcessor; what is left out takes CLIP's way, at
+the tower's size."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ MOST = 1e9  # numbers beyond this (or NaN) are no settings
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How pixels are made: `squash` resizes to S x S whatever the shape, else the shorter edge becomes S and the middle is cut out."""
+    """How pixels are made: `squash` resizes to S x S whatever the shape, else the shorter edge becomes S and the middle
+    is cut out.
+    """
 
     pad: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN
@@ -27,7 +29,11 @@ class ImageSettings:
 
 def read_image_settings(values: dict, image_size: int, pad_by_default: bool = False) -> ImageSettings:
     """The settings of a preprocessor_config.json's object; UserError for one that is not supported."""
-    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "").removesuffix("Fast").removesuffix("Pil")
+    kind = (
+        str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+        .removesuffix("Fast")
+        .removesuffix("Pil")
+    )
     if kind and kind not in KINDS:
         raise _unsupported("image_processor_type", kind, " and ".join(KINDS[::2]))
     for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad"):
@@ -38,7 +44,8 @@ def read_image_settings(values: dict, image_size: int, pad_by_default: bool = Fa
     squash = _is_squashed(values.get("size"), image_size)
     _check_crop(values, image_size, squash)
     pad = values.get("do_pad")
-    pad = pad_by_default if pad is None else pad and kind in ("", "LlavaImageProcessor")  # CLIP's own do_pad fills up a batch
+    # CLIP's own do_pad fills up a batch
+    pad = pad_by_default if pad is None else pad and kind in ("", "LlavaImageProcessor")
     mean, std = _normalization(values, pad)
     return ImageSettings(pad, mean, std, _resample(values.get("resample")), squash)
 
@@ -50,7 +57,9 @@ def _is_squashed(size, image_size: int) -> bool:
         return False
     if size in ({"height": image_size, "width": image_size}, [image_size, image_size]):
         return True
-    raise _unsupported("size", size, f"a shortest edge of {image_size} (the vision tower's), or a height and width of {image_size},")
+    raise _unsupported(
+        "size", size, f"a shortest edge of {image_size} (the vision tower's), or a height and width of {image_size},"
+    )
 
 
 def _check_crop(values: dict, image_size: int, squash: bool) -> None:
@@ -58,9 +67,19 @@ def _check_crop(values: dict, image_size: int, squash: bool) -> None:
     if values.get("do_center_crop") is False:
         if not squash:
             raise _unsupported("do_center_crop", False, "true")
-    elif crop is not None and crop not in (image_size, {"height": image_size, "width": image_size}, [image_size, image_size]):
-        raise UserError(f"preprocessor_config.json cuts pictures to {crop}, but the vision tower takes {image_size} x {image_size}.")
-    if values.get("do_pad") and values.get("pad_size") not in (None, image_size, {"height": image_size, "width": image_size}):
+    elif crop is not None and crop not in (
+        image_size,
+        {"height": image_size, "width": image_size},
+        [image_size, image_size],
+    ):
+        raise UserError(
+            f"preprocessor_config.json cuts pictures to {crop}, but the vision tower takes {image_size} x {image_size}."
+        )
+    if values.get("do_pad") and values.get("pad_size") not in (
+        None,
+        image_size,
+        {"height": image_size, "width": image_size},
+    ):
         raise _unsupported("pad_size", values["pad_size"], f"{image_size} x {image_size}")
 
 
@@ -86,7 +105,9 @@ def _normalization(values: dict, pad: bool) -> tuple[tuple, tuple]:
     if math.isclose(factor, 1 / 255, rel_tol=1e-6) and not plain:
         return mean, std
     if pad:
-        raise UserError("preprocessor_config.json pads with the mean colour, and changes what a level means: only one of them is supported.")
+        raise UserError(
+            "preprocessor_config.json pads with the mean colour, and changes what a level means: only one of them is supported."
+        )
     return tuple(m / (255 * factor) for m in mean), tuple(s / (255 * factor) for s in std)
 
 

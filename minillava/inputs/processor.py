@@ -2,9 +2,9 @@
 
     processor("What is this?", "cat.png") -> {"input_ids": (1, T) int64, "pixel_values": (1, 3, E, E) float32}
 
-The picture's placeholder ids stand before the first question; the model puts image features in their place. The folder format is transformers':
-`AutoProcessor.from_pretrained` reads what `save` writes, and `from_folder` reads what transformers writes.
-"""
+The picture's placeholder ids stand before the first question; the model puts image features in their place. The folder
+format is transformers': `AutoProcessor.from_pretrained` reads what `save` writes, and `from_folder` reads what
+transformers writes."""
 
 import json
 import re
@@ -51,7 +51,9 @@ class Processor:
         if image is None:
             return 0
         if self.image_grid_pinpoints:
-            return Tiling.of(open_image(image).size, self.image_grid_pinpoints, self.image_size, self.patch_size).num_tokens
+            return Tiling.of(
+                open_image(image).size, self.image_grid_pinpoints, self.image_size, self.patch_size
+            ).num_tokens
         return (self.image_size // self.patch_size) ** 2 + (self.vision_feature_select_strategy == "full")
 
     @property
@@ -66,16 +68,20 @@ class Processor:
     ) -> dict[str, Tensor]:
         """One question (a str) or a whole conversation, with a picture before its first question or without one.
 
-        Returns input_ids (1, T) int64, and for a picture pixel_values (1, 3, E, E) float32 (LLaVA-NeXT: see `image_inputs`). "<image>" or
-        "</s>" in a turn stays text. Raises UserError for turns out of order and for a picture that cannot be read.
-        """
+        Returns input_ids (1, T) int64, and for a picture pixel_values (1, 3, E, E) float32 (LLaVA-NeXT: see
+        `image_inputs`). "<image>" or "</s>" in a turn stays text. Raises UserError for turns out of order and for a
+        picture that cannot be read."""
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
         picture = None if image is None else open_image(image)
-        ids = encode(self.tokenizer, self.template, turns, self.count_image_tokens(picture), add_generation_prompt).input_ids
+        ids = encode(
+            self.tokenizer, self.template, turns, self.count_image_tokens(picture), add_generation_prompt
+        ).input_ids
         return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self.image_inputs(picture)}  # (1, T)
 
     def image_inputs(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
-        """One picture for the model: pixel_values (1, 3, E, E) float32, or LLaVA-NeXT's views (N, 3, E, E) and image_sizes (1, 2) int64."""
+        """One picture for the model: pixel_values (1, 3, E, E) float32, or LLaVA-NeXT's views (N, 3, E, E) and
+        image_sizes (1, 2) int64.
+        """
         if image is None:
             return {}
         picture = open_image(image)
@@ -83,29 +89,35 @@ class Processor:
             pixels = preprocess(picture, self.image_size, self.pad, self.mean, self.std, self.resample, self.squash)
             return {"pixel_values": pixels[None]}  # (1, 3, E, E)
         views = cut_views(picture, self.image_grid_pinpoints, self.image_size)
-        pixel_values = torch.stack([preprocess(view, self.image_size, False, self.mean, self.std) for view in views])  # (N, 3, E, E)
+        pixel_values = torch.stack(
+            [preprocess(view, self.image_size, False, self.mean, self.std) for view in views]
+        )  # (N, 3, E, E)
         return {"pixel_values": pixel_values, "image_sizes": torch.tensor([picture.size])}  # (1, 2)
 
-    # ------------------------------------------------------------------ folders
+    # ------------------------------------------------------------ folders
     @classmethod
     def for_model(cls, tokenizer: Tokenizer, config: LlavaConfig, **options) -> "Processor":
         """The processor that fits `config`; a tokenizer without `<image>` and `<pad>` gets them after its last id."""
         if CONTROL_TOKENS["image"] not in tokenizer.controls:
             tokenizer = tokenizer.extended(CONTROL_TOKENS["image"], CONTROL_TOKENS["pad"])
         if tokenizer.image_id != config.image_token_id:
-            raise UserError(f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}.")
+            raise UserError(
+                f"The tokenizer's <image> has the id {tokenizer.image_id}, but config.json says {config.image_token_id}."
+            )
         vision = config.vision_config
         strategy, pinpoints = config.vision_feature_select_strategy, config.image_grid_pinpoints
         return cls(tokenizer, vision.image_size, vision.patch_size, strategy, image_grid_pinpoints=pinpoints, **options)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, config: LlavaConfig, template: str | Template | None = None) -> "Processor":
+    def from_folder(
+        cls, folder: str | Path, config: LlavaConfig, template: str | Template | None = None
+    ) -> "Processor":
         """Read tokenizer.json and how pictures are prepared.
 
-        That is preprocessor_config.json, or the "image_processor" of processor_config.json, where transformers 5 puts it. The template
-        is the one asked for, or the folder's `conversation_template`, or the one that its chat template is found to be, or "llava_hf". The
-        original LLaVA's folders have none of these files: they mean "v1", and `image_aspect_ratio` of their config.json says whether to pad.
-        """
+        That is preprocessor_config.json, or the "image_processor" of processor_config.json, where transformers 5 puts
+        it. The template is the one asked for, or the folder's `conversation_template`, or the one that its chat
+        template is found to be, or "llava_hf". The original LLaVA's folders have none of these files: they mean "v1",
+        and `image_aspect_ratio` of their config.json says whether to pad."""
         folder = Path(folder)
         outer, inner, original = (
             read_json(folder / name) if (folder / name).is_file() else {}
@@ -115,8 +127,14 @@ class Processor:
         pictures = {**(nested if isinstance(nested, dict) else {}), **inner}
         _check_original(original)
         _check_anyres(pictures, config)
-        settings = read_image_settings(pictures, config.vision_config.image_size, original.get("image_aspect_ratio") == "pad")
-        stored = template or pictures.get("conversation_template") or folder_template(folder, "llava_hf" if outer or inner else "v1")
+        settings = read_image_settings(
+            pictures, config.vision_config.image_size, original.get("image_aspect_ratio") == "pad"
+        )
+        stored = (
+            template
+            or pictures.get("conversation_template")
+            or folder_template(folder, "llava_hf" if outer or inner else "v1")
+        )
         return cls.for_model(Tokenizer.from_file(folder), config, template=stored, **vars(settings))
 
     def save(self, folder: str | Path) -> None:
@@ -124,7 +142,10 @@ class Processor:
         folder, template, tokenizer = Path(folder), find_template(self.template), self.tokenizer
         kind, special = ("LlavaImageProcessor", {"do_pad": True}) if self.pad else ("CLIPImageProcessor", {})
         if self.image_grid_pinpoints:
-            kind, special = "LlavaNextImageProcessor", {"image_grid_pinpoints": [list(pair) for pair in self.image_grid_pinpoints]}
+            kind, special = (
+                "LlavaNextImageProcessor",
+                {"image_grid_pinpoints": [list(pair) for pair in self.image_grid_pinpoints]},
+            )
         tokenizer.save(folder / "tokenizer.json")
         write_json(
             folder / "preprocessor_config.json",
@@ -132,7 +153,9 @@ class Processor:
                 "image_processor_type": kind,
                 "do_convert_rgb": True,
                 "do_resize": True,
-                "size": {"height": self.image_size, "width": self.image_size} if self.squash else {"shortest_edge": self.image_size},
+                "size": {"height": self.image_size, "width": self.image_size}
+                if self.squash
+                else {"shortest_edge": self.image_size},
                 "resample": self.resample,
                 "do_center_crop": True,
                 "crop_size": {"height": self.image_size, "width": self.image_size},
@@ -162,7 +185,9 @@ def _check_original(config: dict) -> None:
     """What the original's config.json says of pictures."""
     shape = config.get("image_aspect_ratio")
     if shape not in (None, "square", "pad", "anyres"):
-        raise UserError(f"config.json says image_aspect_ratio = {shape!r}, but only square, pad and anyres can be followed.")
+        raise UserError(
+            f"config.json says image_aspect_ratio = {shape!r}, but only square, pad and anyres can be followed."
+        )
 
 
 def _check_anyres(pictures: dict, config: LlavaConfig) -> None:
@@ -171,9 +196,13 @@ def _check_anyres(pictures: dict, config: LlavaConfig) -> None:
     if not config.image_grid_pinpoints:
         return
     if sizes is not None and sizes != [list(size) for size in config.image_grid_pinpoints]:
-        raise UserError("preprocessor_config.json and config.json differ in image_grid_pinpoints: the pictures would not fit the model.")
+        raise UserError(
+            "preprocessor_config.json and config.json differ in image_grid_pinpoints: the pictures would not fit the model."
+        )
     if pictures.get("resample", BICUBIC) != BICUBIC:
-        raise UserError(f"preprocessor_config.json says resample = {pictures['resample']!r}, but LLaVA-NeXT's tiles are bicubic ({BICUBIC}) here.")
+        raise UserError(
+            f"preprocessor_config.json says resample = {pictures['resample']!r}, but LLaVA-NeXT's tiles are bicubic ({BICUBIC}) here."
+        )
 
 
 def chat_template(template: Template, tokenizer: Tokenizer) -> str:

@@ -1,9 +1,8 @@
 """Renders a folder's chat template; run as a process of its own, since a template is a program that a stranger wrote.
 
-stdin: {"template": text, "conversations": [messages, ...]} as JSON -> stdout: a list of strings, or null where a rendering failed. Jinja's
-sandbox keeps the template from Python; the limits keep it from the machine: 1 second of computing, 0.5 GB of memory, 50,000 characters.
-This file imports nothing of ours, so that it starts quickly.
-"""
+stdin: {"template": text, "conversations": [messages, ...]} as JSON -> stdout: a list of strings, or null where a
+rendering failed. Jinja's sandbox keeps the template from Python; the limits keep it from the machine: 1 second of
+computing, 0.5 GB of memory, 50,000 characters. This file imports nothing of ours, so that it starts quickly."""
 
 import json
 import sys
@@ -28,7 +27,9 @@ class Generation(Extension):
 
 def environment() -> ImmutableSandboxedEnvironment:
     """As transformers sets Jinja up."""
-    jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
+    jinja = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
     jinja.filters["tojson"] = lambda value, indent=None, **_: json.dumps(value, ensure_ascii=False, indent=indent)
     jinja.globals["raise_exception"] = _raise
     jinja.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -43,7 +44,9 @@ def render(template, messages) -> str | None:
     """The text, or None if the template fails on these messages."""
     try:
         pieces, length = [], 0
-        for piece in template.generate(messages=messages, add_generation_prompt=True, bos_token="<s>", eos_token="</s>", tools=None):
+        for piece in template.generate(
+            messages=messages, add_generation_prompt=True, bos_token="<s>", eos_token="</s>", tools=None
+        ):
             pieces.append(piece)
             length += len(piece)
             if length > CHARACTERS:

@@ -3,10 +3,11 @@
     encode("a cat.")                               -> ids [263, 6635, 29889], offsets [(0, 1), (1, 5), (5, 6)]
     encode(["USER: ", Control("<image>"), "\\nHi"])  -> one pass over the whole prompt; a Control is one character of it
 
-What differs from the textbook: **typed text never becomes a control token.** Ordinary tokenizers search the text for "</s>", so a person who types
-it ends the turn. Here the library does not know the control tokens by their names: a private-use character stands for each, and in typed text
-such characters become U+FFFD. The library still sees the whole prompt at once, so the ids are the official ones (whether a word after `<image>` gets
-a "▁" is decided by the tokenizer.json), and a typed "</s>" is four ordinary characters.
+What differs from the textbook: **typed text never becomes a control token.** Ordinary tokenizers search the text for
+"</s>", so a person who types it ends the turn. Here the library does not know the control tokens by their names: a
+private-use character stands for each, and in typed text such characters become U+FFFD. The library still sees the whole
+prompt at once, so the ids are the official ones (whether a word after `<image>` gets a "▁" is decided by the
+tokenizer.json), and a typed "</s>" is four ordinary characters.
 
 Source: LLaMA's sentencepiece BPE (arXiv 2302.13971, section 2.1: digits split, unknown characters fall back to bytes).
 """
@@ -22,9 +23,11 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 
-CONTROL_TOKENS = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "image": "<image>"}  # LLaMA's names, and llava-hf's two
+# LLaMA's names, and llava-hf's two
+CONTROL_TOKENS = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "image": "<image>"}
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-FIRST_CONTROL, LAST_CONTROL = 0x10F000, 0x10FFFD  # private-use characters that stand for control tokens inside the library
+# private-use characters that stand for control tokens inside the library
+FIRST_CONTROL, LAST_CONTROL = 0x10F000, 0x10FFFD
 NO_CONTROL = dict.fromkeys(range(FIRST_CONTROL, LAST_CONTROL + 1), "\N{REPLACEMENT CHARACTER}")
 
 
@@ -65,19 +68,27 @@ class Tokenizer:
             self._official_id[self._inner.token_to_id(content)] = token["id"]
         self._text_of_added = {t["id"]: t["content"] for t in added}
         self._byte_level = "ByteLevel" in json.dumps(self.spec.get("decoder"))
-        self._strips_space = not self._byte_level and any(kind in json.dumps(self.spec.get("decoder")) for kind in ('"Strip"', '"Metaspace"'))
+        self._strips_space = not self._byte_level and any(
+            kind in json.dumps(self.spec.get("decoder")) for kind in ('"Strip"', '"Metaspace"')
+        )
         self._bytes: dict[int, bytes] = {}
         first = self._official.encode("a").ids[:1]
-        self.adds_bos = first == [self.controls.get(self.names["bos"])]  # LLaMA's post-processor puts <s> first; GPT-2's kin do not
+        # LLaMA's post-processor puts <s> first; GPT-2's kin do not
+        self.adds_bos = first == [self.controls.get(self.names["bos"])]
 
-    # ------------------------------------------------------------------ making, reading and saving
+    # ------------------------------------------------------------ making, reading and saving
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json (or the folder that holds it); names of bos, eos, ... from tokenizer_config.json beside it."""
+        """Read a tokenizer.json (or the folder that holds it); names of bos, eos, ...
+
+        from tokenizer_config.json beside it.
+        """
         path = Path(path)
         path = path if path.suffix == ".json" else path / "tokenizer.json"
         if not path.exists() and path.with_name("tokenizer.model").exists():
-            raise UserError(f"{path.parent} has a tokenizer.model but no tokenizer.json: copy that of llava-hf/llava-1.5-7b-hf into it.")
+            raise UserError(
+                f"{path.parent} has a tokenizer.model but no tokenizer.json: copy that of llava-hf/llava-1.5-7b-hf into it."
+            )
         spec, config = read_json(path), path.with_name("tokenizer_config.json")
         names = {}
         for role, value in read_json(config).items() if config.exists() else ():
@@ -93,8 +104,8 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """A LLaMA-like BPE of at most `vocab_size` ids: <unk> <s> </s>, 256 bytes, pieces, <image>, <pad>.
 
-        Unlike LLaMA's, punctuation and newlines are tokens of their own, so " cat" is the same token in "a cat." and "a cat,".
-        """
+        Unlike LLaMA's, punctuation and newlines are tokens of their own, so " cat" is the same token in "a cat." and "a
+        cat,"."""
         first = [CONTROL_TOKENS["unk"], CONTROL_TOKENS["bos"], CONTROL_TOKENS["eos"]]
         model = tokenizers.Tokenizer(models.BPE(unk_token=CONTROL_TOKENS["unk"], byte_fallback=True, fuse_unk=True))
         model.pre_tokenizer = pre_tokenizers.Sequence(
@@ -105,7 +116,9 @@ class Tokenizer:
                 pre_tokenizers.Digits(individual_digits=True),
             ]
         )
-        model.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        model.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
         model.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
         ascii_letters = [chr(code) for code in range(32, 127)]
         model.train_from_iterator(
@@ -133,14 +146,19 @@ class Tokenizer:
         return Tokenizer({**self.spec, "added_tokens": added}, self.names)
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer.json, atomically, and beside it the tokenizer_config.json that transformers' AutoTokenizer reads."""
+        """Write the tokenizer.json, atomically, and beside it the tokenizer_config.json that transformers'
+        AutoTokenizer reads.
+        """
         write_atomically(path, json.dumps(self.spec, indent=2, ensure_ascii=False) + "\n")
         tokens = {f"{role}_token": name for role, name in self.names.items() if name in self.controls}
         image = {"extra_special_tokens": {"image_token": tokens.pop("image_token")}} if "image_token" in tokens else {}
         kind = "PreTrainedTokenizerFast"  # the tokenizer.json as it stands; LlamaTokenizer would rebuild it
-        write_json(Path(path).with_name("tokenizer_config.json"), {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **image, **tokens})
+        write_json(
+            Path(path).with_name("tokenizer_config.json"),
+            {"tokenizer_class": kind, "clean_up_tokenization_spaces": False, **image, **tokens},
+        )
 
-    # ------------------------------------------------------------------ the control tokens
+    # ------------------------------------------------------------ the control tokens
     def special(self, name: str) -> int:
         """The id of a control token by its name ("</s>") or its role ("eos"); UserError if there is none."""
         try:
@@ -170,7 +188,7 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._official.get_vocab(with_added_tokens=True).values()) + 1
 
-    # ------------------------------------------------------------------ text -> ids
+    # ------------------------------------------------------------ text -> ids
     def encode(self, parts: str | Iterable[str]) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a text, or of a prompt's parts, and the characters [start, end) that each id came from.
 
@@ -188,7 +206,7 @@ class Tokenizer:
         self.special(control)
         return self._character[self.names.get(control, control)]
 
-    # ------------------------------------------------------------------ ids -> text
+    # ------------------------------------------------------------ ids -> text
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that form no character become U+FFFD."""
         return "".join(self.stream(ids, skip_special))
@@ -220,7 +238,10 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Turns ids into text one at a time, holding back bytes that are not yet a whole character. Constant work for each id."""
+    """Turns ids into text one at a time, holding back bytes that are not yet a whole character.
+
+    Constant work for each id.
+    """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
         self.tokenizer = tokenizer

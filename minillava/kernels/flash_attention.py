@@ -1,25 +1,30 @@
-"""Flash attention in Triton: softmax(q k^T / sqrt(D)) v, forward and backward, without ever writing the (T, S) scores to memory.
+"""Flash attention in Triton: softmax(q k^T / sqrt(D)) v, forward and backward, without ever writing the (T, S) scores
+to memory.
 
-FlashAttention (arXiv 2205.14135), FlashAttention-2 (arXiv 2307.08691); the online softmax is Milakov and Gimelshein's (arXiv 1805.02867).
-q (B, H, T, D); k, v (B, K, S, D) -> out (B, H, T, D). The queries are the last T of the S positions; K divides H, and query head h reads key head
-h // (H / K) where it lies, without a copy. `minillava.attention.eager_attention` is the specification.
+FlashAttention (arXiv 2205.14135), FlashAttention-2 (arXiv 2307.08691); the online softmax is Milakov and Gimelshein's
+(arXiv 1805.02867). q (B, H, T, D); k, v (B, K, S, D) -> out (B, H, T, D). The queries are the last T of the S
+positions; K divides H, and query head h reads key head h // (H / K) where it lies, without a copy.
+`minillava.attention.eager_attention` is the specification.
 
-Forward. One program holds a tile of queries and walks over the keys tile by tile. Of each query it keeps m, the largest score so far, l, the sum
-of exp(score - m), and acc, the same sum with the values. A new tile whose largest score is m' rescales what was summed:
+Forward. One program holds a tile of queries and walks over the keys tile by tile. Of each query it keeps m, the largest
+score so far, l, the sum of exp(score - m), and acc, the same sum with the values. A new tile whose largest score is m'
+rescales what was summed:
 
     m_new = max(m, m')      l = l * exp(m - m_new) + sum exp(s - m_new)      acc = acc * exp(m - m_new) + exp(s - m_new) v
 
-and at the end out = acc / l. It also stores LSE = m + log l, from which the backward pass computes the probabilities P = exp(s - LSE) again.
+and at the end out = acc / l. It also stores LSE = m + log l, from which the backward pass computes the probabilities P
+= exp(s - LSE) again.
 
 Backward, with dO the gradient of out and delta = sum over D of out * dO for each query:
 
     dV = P^T dO      dP = dO V^T      dS = P * (dP - delta)      dQ = dS K / sqrt(D)      dK = dS^T Q / sqrt(D)
 
-One kernel holds a tile of keys and walks over the queries, for dK and dV; another holds a tile of queries and walks over the keys, for dQ. Each
-number is so summed by one program in one order: there are no atomic additions, and a repeated run gives the same bits.
+One kernel holds a tile of keys and walks over the queries, for dK and dV; another holds a tile of queries and walks
+over the keys, for dQ. Each number is so summed by one program in one order: there are no atomic additions, and a
+repeated run gives the same bits.
 
-Exponentials are powers of two, since the hardware has exp2 and no exp: log2(e) is multiplied into the scale, and m and LSE are in base 2.
-"""
+Exponentials are powers of two, since the hardware has exp2 and no exp: log2(e) is multiplied into the scale, and m and
+LSE are in base 2."""
 
 import math
 
@@ -33,10 +38,12 @@ LOG2_E = math.log2(math.e)
 LN_2 = tl.constexpr(math.log(2))
 
 
-# ---------------------------------------------------------------------------------------------------------------- tiles in and out
+# ------------------------------------------------------------ tiles in and out
 @triton.jit
 def load_tile(base, rows, num_rows, stride_row, stride_d, D: tl.constexpr, BLOCK_D: tl.constexpr, EDGE: tl.constexpr):
-    """A tile (rows, BLOCK_D), 0 beyond the head's width D. With EDGE also 0 beyond the last row; without, all rows must be there."""
+    """A tile (rows, BLOCK_D), 0 beyond the head's width D. With EDGE also 0 beyond the last row; without, all rows must
+    be there.
+    """
     d = tl.arange(0, BLOCK_D)
     pointers = base + rows[:, None] * stride_row + d[None, :] * stride_d
     if EDGE:
@@ -63,7 +70,10 @@ def load_row(base, rows, num_rows, other):
 
 @triton.jit
 def dot(a, b, accumulator):
-    """a b + accumulator on the tensor cores. In float32 each product is three of TF32, which together are as exact as float32."""
+    """a b + accumulator on the tensor cores.
+
+    In float32 each product is three of TF32, which together are as exact as float32.
+    """
     return tl.dot(a, b, accumulator, input_precision="tf32x3" if a.dtype == tl.float32 else "tf32")
 
 
@@ -77,9 +87,11 @@ def sees(position, first, keys, S, CAUSAL: tl.constexpr):
 
 
 @triton.jit
-def key_ranges(block, first, T, S, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr):
-    """(low, full, high): keys before `low` and from `high` on are seen by no query of the tile, those from `low` to `full` by all of them. Only
-    the tiles between `full` and `high` need a mask, and on long sequences those are few."""
+def key_ranges(
+    block, first, T, S, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
+):
+    """(low, full, high): keys before `low` and from `high` on are seen by no query of the tile, those from `low` to
+    `full` by all of them. Only the tiles between `full` and `high` need a mask, and on long sequences those are few."""
     low, full, high = 0, S // BLOCK_S * BLOCK_S, S
     if CAUSAL:
         full = (block * BLOCK_T + S - T + 1) // BLOCK_S * BLOCK_S
@@ -92,7 +104,10 @@ def key_ranges(block, first, T, S, CAUSAL: tl.constexpr, HAS_START: tl.constexpr
 
 @triton.jit
 def first_keys(start_ptr, queries, T, stride_start_t, HAS_START: tl.constexpr, BLOCK_T: tl.constexpr):
-    """The first visible key of each query. Queries beyond the last repeat it, so that they widen no range of their tile."""
+    """The first visible key of each query.
+
+    Queries beyond the last repeat it, so that they widen no range of their tile.
+    """
     if HAS_START:
         first = tl.load(start_ptr + tl.minimum(queries, T - 1) * stride_start_t).to(tl.int32)
     else:
@@ -100,13 +115,16 @@ def first_keys(start_ptr, queries, T, stride_start_t, HAS_START: tl.constexpr, B
     return first
 
 
-# ---------------------------------------------------------------------------------------------------------------- forward
+# ------------------------------------------------------------ forward
 @triton.jit
 def attend(
     q, k_ptr, v_ptr, m, l, acc, position, first, low, high, S, stride_ks, stride_kd, stride_vs, stride_vd, scale,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Take the keys from `low` to `high` into the running m, l, acc. Where all of them are visible, MASKED is False and no mask is computed."""
+    """Take the keys from `low` to `high` into the running m, l, acc.
+
+    Where all of them are visible, MASKED is False and no mask is computed.
+    """
     for begin in range(low, high, BLOCK_S):
         keys = begin + tl.arange(0, BLOCK_S)
         k = load_tile(k_ptr, keys, S, stride_ks, stride_kd, D, BLOCK_D, MASKED)  # (BLOCK_S, D)
@@ -147,7 +165,9 @@ def forward_kernel(
     queries = block * BLOCK_T + tl.arange(0, BLOCK_T)
     position = queries + S - T
     first = first_keys(start_ptr + b * stride_start_b, queries, T, stride_start_t, HAS_START, BLOCK_T)
-    q = load_tile(q_ptr + b * stride_qb + h * stride_qh, queries, T, stride_qt, stride_qd, D, BLOCK_D, True)  # (BLOCK_T, D)
+    q = load_tile(
+        q_ptr + b * stride_qb + h * stride_qh, queries, T, stride_qt, stride_qd, D, BLOCK_D, True
+    )  # (BLOCK_T, D)
 
     low, full, high = key_ranges(block, first, T, S, CAUSAL, HAS_START, BLOCK_T, BLOCK_S)
     m = tl.full([BLOCK_T], float("-inf"), tl.float32)
@@ -166,7 +186,7 @@ def forward_kernel(
     tl.store(lse_ptr + row.to(tl.int64) * T + queries, lse, mask=queries < T)
 
 
-# ---------------------------------------------------------------------------------------------------------------- backward
+# ------------------------------------------------------------ backward
 @triton.jit
 def query_gradient(
     q, grad, lse, delta, dq, k_ptr, v_ptr, position, first, low, high, S, stride_ks, stride_kd, stride_vs, stride_vd, scale,
@@ -209,9 +229,15 @@ def query_gradient_kernel(
     queries = block * BLOCK_T + tl.arange(0, BLOCK_T)
     position = queries + S - T
     first = first_keys(start_ptr + b * stride_start_b, queries, T, stride_start_t, HAS_START, BLOCK_T)
-    q = load_tile(q_ptr + b * stride_qb + h * stride_qh, queries, T, stride_qt, stride_qd, D, BLOCK_D, True)  # (BLOCK_T, D)
-    grad = load_tile(grad_ptr + b * stride_gb + h * stride_gh, queries, T, stride_gt, stride_gd, D, BLOCK_D, True)  # (BLOCK_T, D)
-    out = load_tile(out_ptr + b * stride_ob + h * stride_oh, queries, T, stride_ot, stride_od, D, BLOCK_D, True)  # (BLOCK_T, D)
+    q = load_tile(
+        q_ptr + b * stride_qb + h * stride_qh, queries, T, stride_qt, stride_qd, D, BLOCK_D, True
+    )  # (BLOCK_T, D)
+    grad = load_tile(
+        grad_ptr + b * stride_gb + h * stride_gh, queries, T, stride_gt, stride_gd, D, BLOCK_D, True
+    )  # (BLOCK_T, D)
+    out = load_tile(
+        out_ptr + b * stride_ob + h * stride_oh, queries, T, stride_ot, stride_od, D, BLOCK_D, True
+    )  # (BLOCK_T, D)
     delta = tl.sum(out.to(tl.float32) * grad.to(tl.float32), 1)  # (BLOCK_T,)
     tl.store(delta_ptr + queries, delta, mask=queries < T)
     lse = load_row(lse_ptr, queries, T, float("inf"))
@@ -233,7 +259,10 @@ def key_value_gradient(
     stride_start_t, scale,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
-    """Add to dk and dv what the queries from `low` to `high` contribute. Scores are computed transposed, so that no tile has to be turned later."""
+    """Add to dk and dv what the queries from `low` to `high` contribute.
+
+    Scores are computed transposed, so that no tile has to be turned later.
+    """
     zeros = tl.zeros([k.shape[0], BLOCK_T], tl.float32)
     for begin in range(low, high, BLOCK_T):
         queries = begin + tl.arange(0, BLOCK_T)
@@ -265,8 +294,12 @@ def key_value_gradient_kernel(
     K = H // GROUP
     b, key_head = (row // K).to(tl.int64), (row % K).to(tl.int64)
     keys = block * BLOCK_S + tl.arange(0, BLOCK_S)
-    k = load_tile(k_ptr + b * stride_kb + key_head * stride_kh, keys, S, stride_ks, stride_kd, D, BLOCK_D, True)  # (BLOCK_S, D)
-    v = load_tile(v_ptr + b * stride_vb + key_head * stride_vh, keys, S, stride_vs, stride_vd, D, BLOCK_D, True)  # (BLOCK_S, D)
+    k = load_tile(
+        k_ptr + b * stride_kb + key_head * stride_kh, keys, S, stride_ks, stride_kd, D, BLOCK_D, True
+    )  # (BLOCK_S, D)
+    v = load_tile(
+        v_ptr + b * stride_vb + key_head * stride_vh, keys, S, stride_vs, stride_vd, D, BLOCK_D, True
+    )  # (BLOCK_S, D)
 
     # Queries before `low` see none of the keys, those from `full_low` on all of them.
     low, full_low = 0, 0
@@ -281,7 +314,11 @@ def key_value_gradient_kernel(
     for member in range(GROUP):
         h = key_head * GROUP + member
         q_head, grad_head = q_ptr + b * stride_qb + h * stride_qh, grad_ptr + b * stride_gb + h * stride_gh
-        lse_head, delta_head, starts = lse_ptr + (b * H + h) * T, delta_ptr + (b * H + h) * T, start_ptr + b * stride_start_b
+        lse_head, delta_head, starts = (
+            lse_ptr + (b * H + h) * T,
+            delta_ptr + (b * H + h) * T,
+            start_ptr + b * stride_start_b,
+        )
         if CAUSAL or HAS_START:
             dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, low, full_low, T, S, stride_qt,
                                         stride_qd, stride_gt, stride_gd, stride_start_t, scale, True, CAUSAL, HAS_START, D, BLOCK_D,
@@ -295,9 +332,11 @@ def key_value_gradient_kernel(
     store_tile(dv_ptr + b * stride_dkb + key_head * stride_dkh, dv, keys, S, stride_dks, stride_dkd, D, BLOCK_D)
 
 
-# ---------------------------------------------------------------------------------------------------------------- launch
+# ------------------------------------------------------------ launch
 class FlashAttention(torch.autograd.Function):
-    """The kernels as one differentiable function. Saved for the backward pass: q, k, v, out and LSE, none of size T x S."""
+    """The kernels as one differentiable function. Saved for the backward pass: q, k, v, out and LSE, none of size T x
+    S.
+    """
 
     @staticmethod
     def forward(ctx, q, k, v, start, causal):
@@ -312,18 +351,20 @@ class FlashAttention(torch.autograd.Function):
 
 
 def flash_attention(q, k, v, *, causal: bool, start=None):
-    """Attend: q (B, H, T, D), k and v (B, K, S, D), float32, float16 or bfloat16, any strides -> (B, H, T, D) in their dtype.
+    """Attend: q (B, H, T, D), k and v (B, K, S, D), float32, float16 or bfloat16, any strides -> (B, H, T, D) in their
+    dtype.
 
-    start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives zeros. Raises ValueError for
-    a head that is too wide: more than 256, or 128 in float32.
-    """
+    start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives
+    zeros. Raises ValueError for a head that is too wide: more than 256, or 128 in float32."""
     if start is not None and start.ndim == 1:
         start = start[:, None].expand(-1, q.shape[2])  # (B, T), of stride 0
     return FlashAttention.apply(q, k, v, start, causal)
 
 
 def like_heads(x):
-    """An empty tensor of the shape of x (B, H, T, D) that lies in memory as (B, T, H, D): joining the heads then copies nothing."""
+    """An empty tensor of the shape of x (B, H, T, D) that lies in memory as (B, T, H, D): joining the heads then copies
+    nothing.
+    """
     B, H, T, D = x.shape
     return x.new_empty(B, T, H, D).transpose(1, 2)  # (B, H, T, D)
 
@@ -346,7 +387,22 @@ def forward(q, k, v, start, causal):
     begin, *begin_strides = start_arguments(q, start)
     constants = settings("forward", q, k, start, causal)
     forward_kernel[triton.cdiv(T, constants["BLOCK_T"]), B * H](
-        q, k, v, begin, out, lse, *q.stride(), *k.stride(), *v.stride(), *out.stride(), *begin_strides, H, T, S, LOG2_E / math.sqrt(D), **constants
+        q,
+        k,
+        v,
+        begin,
+        out,
+        lse,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        *out.stride(),
+        *begin_strides,
+        H,
+        T,
+        S,
+        LOG2_E / math.sqrt(D),
+        **constants,
     )
     return out, lse
 
@@ -360,10 +416,38 @@ def backward(q, k, v, start, out, lse, grad, causal):
     sizes = (H, T, S, LOG2_E / math.sqrt(D))
     constants = settings("query_gradient", q, k, start, causal)
     query_gradient_kernel[triton.cdiv(T, constants["BLOCK_T"]), B * H](
-        q, k, v, begin, out, lse, grad, delta, dq, *strides, *out.stride(), *grad.stride(), *begin_strides, *sizes, **constants
+        q,
+        k,
+        v,
+        begin,
+        out,
+        lse,
+        grad,
+        delta,
+        dq,
+        *strides,
+        *out.stride(),
+        *grad.stride(),
+        *begin_strides,
+        *sizes,
+        **constants,
     )
     constants = settings("key_value_gradient", q, k, start, causal)
     key_value_gradient_kernel[triton.cdiv(S, constants["BLOCK_S"]), B * K](
-        q, k, v, begin, lse, grad, delta, dk, dv, *strides, *grad.stride(), *dk.stride(), *begin_strides, *sizes, **constants
+        q,
+        k,
+        v,
+        begin,
+        lse,
+        grad,
+        delta,
+        dk,
+        dv,
+        *strides,
+        *grad.stride(),
+        *dk.stride(),
+        *begin_strides,
+        *sizes,
+        **constants,
     )
     return dq, dk, dv

@@ -1,9 +1,9 @@
 """What the compiler makes of every kernel that is shipped, without a GPU: `python -m minillava.kernels.report`.
 
-Each launch is recorded with tensors that hold no data, and compiled ahead of time for a card by Triton and the ptxas of its wheel. The table shows
-what decides a kernel's speed before it has run once: registers of a thread, spills (registers that went to slow memory), shared memory of a
-program, tensor-core instructions, asynchronous copies, and how many programs a multiprocessor can hold at once.
-"""
+Each launch is recorded with tensors that hold no data, and compiled ahead of time for a card by Triton and the ptxas of
+its wheel. The table shows what decides a kernel's speed before it has run once: registers of a thread, spills
+(registers that went to slow memory), shared memory of a program, tensor-core instructions, asynchronous copies, and how
+many programs a multiprocessor can hold at once."""
 
 import argparse
 import itertools
@@ -47,7 +47,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 WIDTHS = (16, 32, 64, 80, 128, 256)  # of a head: SmolLM2's, CLIP's and TinyLlama's 64, CLIP-H's 80, LLaMA's 128
 
 
-# ---------------------------------------------------------------------------------------------------------------- what is launched
+# ------------------------------------------------------------ what is launched
 @dataclass
 class Launch:
     kernel: JITFunction
@@ -101,7 +101,7 @@ def attention_launches(architecture: int, D: int, dtype, causal: bool, padded: b
     return launches
 
 
-# ---------------------------------------------------------------------------------------------------------------- what becomes of it
+# ------------------------------------------------------------ what becomes of it
 @dataclass(frozen=True)
 class Compiled:
     """A kernel for one card, read from its machine code."""
@@ -133,18 +133,30 @@ def compile_launch(launch: Launch, architecture: int) -> Compiled:
             signature[parameter.name], constants[(index,)] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):
-            names = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.int64: "i64", torch.int32: "i32"}
+            names = {
+                torch.float16: "fp16",
+                torch.bfloat16: "bf16",
+                torch.float32: "fp32",
+                torch.int64: "i64",
+                torch.int32: "i32",
+            }
             signature[parameter.name] = "*" + names[value.dtype]
         else:
             signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
         if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(index,)] = [["tt.divisibility", 16]]
-    kernel = triton.compile(ASTSource(launch.kernel, signature, constants, attributes), target=GPUTarget("cuda", architecture, 32), options=options)
+    kernel = triton.compile(
+        ASTSource(launch.kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", architecture, 32),
+        options=options,
+    )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(kernel.asm["cubin"])
         show = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", file.name]
         text = subprocess.run(show, capture_output=True, text=True, check=True).stdout
-    count = lambda *names: len(re.findall(rf"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(?:{'|'.join(names)})\b", text, re.MULTILINE))
+    count = lambda *names: len(
+        re.findall(rf"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(?:{'|'.join(names)})\b", text, re.MULTILINE)
+    )
     return Compiled(
         launch.kernel.__name__.removesuffix("_kernel"),
         architecture,
@@ -176,11 +188,12 @@ def useful_share(launch: Launch) -> float:
     a = launch.arguments
     T, S, BLOCK_T, BLOCK_S, causal = (a[name] for name in ("T", "S", "BLOCK_T", "BLOCK_S", "CAUSAL"))
     visible = sum(t + S - T + 1 if causal else S for t in range(T))
-    ends = [min(S, begin + BLOCK_T + S - T) if causal else S for begin in range(0, T, BLOCK_T)]  # of the keys of each tile of queries
+    # of the keys of each tile of queries
+    ends = [min(S, begin + BLOCK_T + S - T) if causal else S for begin in range(0, T, BLOCK_T)]
     return visible / sum(BLOCK_T * -(-end // BLOCK_S) * BLOCK_S for end in ends)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the table
+# ------------------------------------------------------------ the table
 @dataclass(frozen=True)
 class Job:
     """One kernel of one configuration; `number` counts the launches of the configuration."""
@@ -200,7 +213,10 @@ class Job:
 
 
 def jobs(architectures: list[int], widths: list[int], dtypes: list[str]) -> list[Job]:
-    """Causal, with and without `start`, and bidirectional, for all that the tiles hold. There are none for float32 heads beyond 128."""
+    """Causal, with and without `start`, and bidirectional, for all that the tiles hold.
+
+    There are none for float32 heads beyond 128.
+    """
     found = []
     for architecture, D, dtype in itertools.product(architectures, widths, dtypes):
         if dtype == "float32" and max(tiles.FLOAT32["forward"]) < D:
@@ -214,17 +230,34 @@ def jobs(architectures: list[int], widths: list[int], dtypes: list[str]) -> list
 def main() -> int:
     """Print the table; status 1 if a kernel has what none may have."""
     parser = argparse.ArgumentParser(prog="python -m minillava.kernels.report", description=__doc__.split("\n")[0])
-    parser.add_argument("--cards", type=int, nargs="+", choices=CARDS, default=list(CARDS), help="architectures (default: all)")
-    parser.add_argument("--widths", type=int, nargs="+", choices=WIDTHS, default=list(WIDTHS), help="of a head (default: all)")
+    parser.add_argument(
+        "--cards", type=int, nargs="+", choices=CARDS, default=list(CARDS), help="architectures (default: all)"
+    )
+    parser.add_argument(
+        "--widths", type=int, nargs="+", choices=WIDTHS, default=list(WIDTHS), help="of a head (default: all)"
+    )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: all)")
     flags = parser.parse_args()
     todo, bad = jobs(flags.cards, flags.widths, flags.dtypes), 0
-    print("| kernel | card | head | dtype | sees | warps | registers | spills | shared KB | tensor core | async copies | programs |")
+    print(
+        "| kernel | card | head | dtype | sees | warps | registers | spills | shared KB | tensor core | async copies | programs |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor() as pool:
         for job, c in zip(todo, pool.map(Job.run, todo), strict=True):
             sees = ("causal" if job.causal else "all") + (", start" if job.padded else "")
-            cells = (c.name, f"sm_{c.architecture}", job.D, job.dtype, sees, c.warps, c.registers, c.spills, f"{c.shared / 1024:.0f}", c.tensor_core)
+            cells = (
+                c.name,
+                f"sm_{c.architecture}",
+                job.D,
+                job.dtype,
+                sees,
+                c.warps,
+                c.registers,
+                c.spills,
+                f"{c.shared / 1024:.0f}",
+                c.tensor_core,
+            )
             found = problems(c, DTYPES[job.dtype], job.D)
             bad += bool(found)
             print("|", " | ".join(map(str, (*cells, c.async_copies, c.programs))), "|", *found, flush=True)

@@ -1,11 +1,12 @@
 """RMSNorm in Triton: x / sqrt(mean(x^2) + eps) * weight. The first kernel to read.
 
-Root Mean Square Layer Normalization (arXiv 1910.07467). `minillava.language_model.rms_norm` is the specification: five PyTorch operations, of which
-each reads x from memory and writes it back. This kernel reads x once and writes the result once, and that is all its speed: the arithmetic costs
-nothing beside the memory. It has no backward pass and the model does not use it; flash_attention.py goes on where it ends.
+Root Mean Square Layer Normalization (arXiv 1910.07467). `minillava.language_model.rms_norm` is the specification: five
+PyTorch operations, of which each reads x from memory and writes it back. This kernel reads x once and writes the result
+once, and that is all its speed: the arithmetic costs nothing beside the memory. It has no backward pass and the model
+does not use it; flash_attention.py goes on where it ends.
 
-A kernel is a function that runs many times at once, as many programs. Each asks for its own number and does its share: here, one row.
-"""
+A kernel is a function that runs many times at once, as many programs. Each asks for its own number and does its share:
+here, one row."""
 
 import torch
 import triton
@@ -30,5 +31,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     out = torch.empty_like(x)
     C = x.shape[-1]
     BLOCK_C = triton.next_power_of_2(C)
-    rms_norm_kernel[(x.numel() // C,)](x, weight, out, C, eps, BLOCK_C=BLOCK_C, num_warps=max(1, min(16, BLOCK_C // 256)))
+    rms_norm_kernel[(x.numel() // C,)](
+        x, weight, out, C, eps, BLOCK_C=BLOCK_C, num_warps=max(1, min(16, BLOCK_C // 256))
+    )
     return out

@@ -1,16 +1,18 @@
-"""The tiles of every kernel: how many queries and keys a program holds at once, its warps, and how many tiles of the loop are loaded ahead.
+"""The tiles of every kernel: how many queries and keys a program holds at once, its warps, and how many tiles of the
+loop are loaded ahead.
 
-A larger tile reads less memory for the same arithmetic, but its sums live in registers (255 for each thread, the rest spills to slow memory), and
-what is loaded ahead lives in shared memory (163 KB a program on an A100, 99 KB on an RTX 4090, 227 KB on an H100). `python -m
-minillava.kernels.report` shows both for each line of the table; no line spills. The sizes were chosen so, and not by timing on a GPU.
-"""
+A larger tile reads less memory for the same arithmetic, but its sums live in registers (255 for each thread, the rest
+spills to slow memory), and what is loaded ahead lives in shared memory (163 KB a program on an A100, 99 KB on an RTX
+4090, 227 KB on an H100). `python -m minillava.kernels.report` shows both for each line of the table; no line spills.
+The sizes were chosen so, and not by timing on a GPU."""
 
 import functools
 
 import torch
 import triton
 
-# kernel: {width of the head: (queries, keys, warps, stages)}. Wider heads need smaller tiles; narrower ones than 64 take its line.
+# kernel: {width of the head: (queries, keys, warps, stages)}. Wider heads need smaller tiles; narrower ones than 64
+# take its line.
 HALF = {  # float16 and bfloat16
     "forward": {64: (128, 32, 4, 3), 128: (64, 64, 4, 2), 256: (64, 32, 8, 2)},
     "query_gradient": {64: (64, 64, 4, 3), 128: (64, 32, 4, 2), 256: (32, 32, 8, 1)},
@@ -23,8 +25,8 @@ FLOAT32 = {  # not at 256, where even the smallest tiles spill
     "key_value_gradient": {64: (16, 16, 4, 1), 128: (16, 16, 4, 1)},
     "decode": {64: (1, 32, 8, 2), 128: (1, 32, 4, 2)},
 }
-# What differs in half precision from this architecture on: an RTX 4090 spills sooner, and the matrix unit of an H100 or B200 takes 64 rows at a
-# time straight from shared memory, of which an RTX 5090 (120) has no more than an RTX 4090.
+# What differs in half precision from this architecture on: an RTX 4090 spills sooner, and the matrix unit of an H100 or
+# B200 takes 64 rows at a time straight from shared memory, of which an RTX 5090 (120) has no more than an RTX 4090.
 ADA = {"key_value_gradient": {64: (32, 32, 4, 2)}}
 HOPPER = {"forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}}
 BLACKWELL = {"forward": HOPPER["forward"] | {256: (64, 32, 4, 2)}, "key_value_gradient": {128: (32, 64, 8, 1)}}

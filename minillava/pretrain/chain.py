@@ -2,10 +2,10 @@
 
     python -m minillava.pretrain all
 
-Tower and language model are trained side by side, a core each, then LLaVA's two stages. A part is a command of its own with its default flags,
-so each can be run alone. The chain may be stopped at any time: called again, it goes on where it was. A part whose figures stay below its gate
-ends the chain. At the end the weights folders are published, with the figures in weights/README.md.
-"""
+Tower and language model are trained side by side, a core each, then LLaVA's two stages. A part is a command of its own
+with its default flags, so each can be run alone. The chain may be stopped at any time: called again, it goes on where
+it was. A part whose figures stay below its gate ends the chain. At the end the weights folders are published, with the
+figures in weights/README.md."""
 
 import json
 import os
@@ -77,13 +77,17 @@ class Chain:
         print(json.dumps({part: figures}, indent=1), flush=True)
         if missed and not self.ignore_gates:
             raise UserError(f"{part} misses its gate: {missed}; look into it, or go on with --ignore-gates")
-        rows = [json.loads(line) for path in (self.out / part).rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for path in (self.out / part).rglob("metrics.jsonl")
+            for line in path.read_text().splitlines()
+        ]
         minutes = round(sum(row.get("seconds", 0.0) for row in rows) / 60, 1)
         self.report[part] = {"minutes": minutes, "figures": figures, "missed": missed}
         write_atomically(self.file, json.dumps(self.report, indent=1) + "\n")
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures and gates
+# ------------------------------------------------------------ figures and gates
 def measure_vision(folder: Path) -> tuple[dict, str]:
     figures = {"tower": probe.probe_tower(weights.load_vision_tower(folder), count=PROBE_SCENES)}
     return figures, below(figures["tower"], {"name": 93, "row": 93, "column": 90})
@@ -102,7 +106,9 @@ def measure_stage1(folder: Path) -> tuple[dict, str]:
         "projector": probe.probe_tower(model.vision_tower, model.projector, PROBE_SCENES),
         "stage 1 only": scoring.score_pictures(model, processor, scoring.cases("val", SCENES)),
     }
-    return figures, below(figures["projector"], {"name": 90, "row": 90, "column": 90}) or below(figures["stage 1 only"], {"list": 0.6})
+    return figures, below(figures["projector"], {"name": 90, "row": 90, "column": 90}) or below(
+        figures["stage 1 only"], {"list": 0.6}
+    )
 
 
 def measure_stage2(folder: Path) -> tuple[dict, str]:
@@ -121,13 +127,17 @@ MEASURES = {"vision": measure_vision, "language": measure_language, "stage1": me
 
 def below(figures: dict[str, float], gate: dict[str, float]) -> str:
     """The figures below their gates as a phrase; "" where all reach theirs."""
-    return "; ".join(f"{name} is {figures[name]:.3g}, the gate {least}" for name, least in gate.items() if figures[name] < least)
+    return "; ".join(
+        f"{name} is {figures[name]:.3g}, the gate {least}" for name, least in gate.items() if figures[name] < least
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------- publishing
+# ------------------------------------------------------------ publishing
 def publish(out: Path, report: dict, target: Path = weights.ROOT / "weights") -> None:
     """Copy the parts' folders into weights/, without checkpoints and with thinned metrics, and write weights/README.md."""
-    print(f"writing {', '.join(str(target / name) for name in PUBLISHED.values())} and {target / 'README.md'}", flush=True)
+    print(
+        f"writing {', '.join(str(target / name) for name in PUBLISHED.values())} and {target / 'README.md'}", flush=True
+    )
     for part, name in PUBLISHED.items():
         for path in sorted((out / part).iterdir()):
             if path.is_file() and path.name != CHECKPOINT:
@@ -167,9 +177,16 @@ def page(report: dict) -> str:
     }
     folders = "\n".join(f"| `{PUBLISHED[part]}` | {text} | {report[part]['minutes']} |" for part, text in what.items())
     commands = "\n".join(command.format(out="runs/tiny") for command in COMMANDS.values())
-    probes = {"the tower, layer -2": report["vision"]["figures"]["tower"], "the projector": report["stage1"]["figures"]["projector"]}
+    probes = {
+        "the tower, layer -2": report["vision"]["figures"]["tower"],
+        "the projector": report["stage1"]["figures"]["projector"],
+    }
     seen = {**report["stage2"]["figures"], "stage 1 only": report["stage1"]["figures"]["stage 1 only"]}
-    missed = "".join(f"The gate that {PUBLISHED[part]} missed: {report[part]['missed']}.\n" for part in what if report[part]["missed"])
+    missed = "".join(
+        f"The gate that {PUBLISHED[part]} missed: {report[part]['missed']}.\n"
+        for part in what
+        if report[part]["missed"]
+    )
     return f"""# Weights
 
 Everything here was made from nothing on two cores of a CPU ({processor_name()}), published on {date.today()}. One command runs all of it:

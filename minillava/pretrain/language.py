@@ -1,10 +1,10 @@
 """The tiny world's "Vicuna": a LLaMA, from text alone, in two lessons.
 
 The first is look-up: "cat, bus, tree" is followed by "cat yes, dog no", or by questions, and only the yes or no is
-learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv 2209.11895). They form within
-minutes here, and did not form at all from conversations alone. The second is scenes in words, as prose or as a map of 7 x 7 words, with a
-conversation about each. A map is the text that a picture's 49 patches will later stand in for, which is why a projector alone (stage 1) goes far.
-"""
+learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv
+2209.11895). They form within minutes here, and did not form at all from conversations alone. The second is scenes in
+words, as prose or as a map of 7 x 7 words, with a conversation about each. A map is the text that a picture's 49
+patches will later stand in for, which is why a projector alone (stage 1) goes far."""
 
 from collections import deque
 from dataclasses import replace
@@ -58,17 +58,25 @@ LOOK_UP = dict(MUON, max_steps=500, batch_size=96, warmup_ratio=0.08, save_every
 SCENES_IN_WORDS = dict(MUON, max_steps=1600, batch_size=8, save_every=200)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the look-up lesson
+# ------------------------------------------------------------ the look-up lesson
+
 
 def name_list(index: int, as_questions: bool) -> list[Turn]:
-    """2 to 8 names, then for some of them, and for as many others, whether they are in the list: as another list, or as questions."""
+    """2 to 8 names, then for some of them, and for as many others, whether they are in the list: as another list, or as
+    questions.
+    """
     rng = np.random.default_rng([11, index])
     count = int(rng.integers(2, 9))
     names = list(rng.choice(NAMES, 2 * count, replace=False))
     listed, absent = names[:count], names[count:]
-    asked = [(name, "yes") if rng.random() < 0.5 else (absent[i], "no") for i, name in enumerate(rng.permutation(listed))]
+    asked = [
+        (name, "yes") if rng.random() < 0.5 else (absent[i], "no") for i, name in enumerate(rng.permutation(listed))
+    ]
     if not as_questions:
-        return [("user", ", ".join(listed)), ("assistant", ", ".join(f"{name} {verdict}" for name, verdict in asked) + ".")]
+        return [
+            ("user", ", ".join(listed)),
+            ("assistant", ", ".join(f"{name} {verdict}" for name, verdict in asked) + "."),
+        ]
     turns = []
     for name, verdict in asked[:6]:
         question = QUESTIONS["existence"][int(rng.random() * len(QUESTIONS["existence"]))].format(a=a(name))
@@ -77,7 +85,9 @@ def name_list(index: int, as_questions: bool) -> list[Turn]:
 
 
 class LookUp:
-    """Batches of name lists, half of them as questions, with loss on the verdict words alone; and how often the last verdicts were right."""
+    """Batches of name lists, half of them as questions, with loss on the verdict words alone; and how often the last
+    verdicts were right.
+    """
 
     GATE, WINDOW = 0.97, 20  # accuracy of both forms over so many steps that ends the lesson
 
@@ -95,14 +105,19 @@ class LookUp:
         return replace(encoded, labels=labels)
 
     def loss(self, step: int) -> Tensor:
-        """The mean over the step's verdicts, list by list or question by question. The short ones run apart, to save padding."""
+        """The mean over the step's verdicts, list by list or question by question.
+
+        The short ones run apart, to save padding.
+        """
         samples = self.samples(step * self.batch_size, self.batch_size)
         total, count = 0.0, 0
         for form, of_form in zip(self.accuracies, (samples[0::2], samples[1::2]), strict=True):
             of_form, half, right = sorted(of_form, key=lambda sample: len(sample.input_ids)), len(of_form) // 2, []
             for part in filter(None, (of_form[:half], of_form[half:])):
                 batch = collate(part)
-                logits, targets = supervised_logits(self.model, self.model.embed_tokens(batch["input_ids"]), batch["labels"])
+                logits, targets = supervised_logits(
+                    self.model, self.model.embed_tokens(batch["input_ids"]), batch["labels"]
+                )
                 total = total + F.cross_entropy(logits, targets, reduction="sum")
                 right.append(logits.argmax(-1) == targets)
             right = torch.cat(right)
@@ -117,13 +132,18 @@ class LookUp:
         return all(self.accuracy(form) > self.GATE for form in self.accuracies)
 
 
-# ---------------------------------------------------------------------------------------------------------------- scenes in words
+# ------------------------------------------------------------ scenes in words
+
 
 def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
     """A scene in words, half of them as a map, and a conversation about it; once in fifty small talk."""
     scene, rng = sample_scene(index), np.random.default_rng([3, index])
     if rng.random() < 0.02:
-        return [turn for pick in rng.permutation(len(SMALL_TALK))[:3] for turn in zip(("user", "assistant"), SMALL_TALK[pick], strict=True)]
+        return [
+            turn
+            for pick in rng.permutation(len(SMALL_TALK))[:3]
+            for turn in zip(("user", "assistant"), SMALL_TALK[pick], strict=True)
+        ]
     text = in_words(scene, FORMS[int(rng.random() * len(FORMS))], rng)
     (speaker, first), *rest = conversation(scene, rng, questions)
     return [(speaker, f"{text}\n{first}"), *rest]
@@ -131,18 +151,24 @@ def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
 
 def train_tokenizer(scenes: int = 4000) -> Tokenizer:
     """A vocabulary from what will be read, "USER:" and "ASSISTANT:" among it, so that those are a token and not nine."""
-    turns = [scene_conversation(index) for index in range(scenes)] + [name_list(index, as_questions=False) for index in range(scenes // 4)]
+    turns = [scene_conversation(index) for index in range(scenes)] + [
+        name_list(index, as_questions=False) for index in range(scenes // 4)
+    ]
     return Tokenizer.train((render(TEMPLATE, each).replace("</s>", "\n") for each in turns), VOCABULARY)
 
 
 def new_language_model(tokenizer: Tokenizer) -> LanguageModel:
-    """A LLaMA whose matrices begin as normal numbers of 0.6 / sqrt(inputs); what writes into the residual stream is smaller still (GPT-2)."""
+    """A LLaMA whose matrices begin as normal numbers of 0.6 / sqrt(inputs); what writes into the residual stream is
+    smaller still (GPT-2).
+    """
     ids = dict(vocab_size=tokenizer.vocab_size, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id)
     model = LanguageModel(TextConfig(**ids, **TINY_TEXT))
     for name, matrix in model.layers.named_parameters():
         if matrix.ndim == 2:
             residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-            nn.init.normal_(matrix, 0, 0.6 * matrix.shape[1] ** -0.5 * ((2 * len(model.layers)) ** -0.5 if residual else 1.0))
+            nn.init.normal_(
+                matrix, 0, 0.6 * matrix.shape[1] ** -0.5 * ((2 * len(model.layers)) ** -0.5 if residual else 1.0)
+            )
     return model
 
 
@@ -166,9 +192,18 @@ def learn_to_look_up(model: LanguageModel, tokenizer: Tokenizer, config: LoopCon
         if lesson.passed():
             save_language_model(model, tokenizer, config.out, "float32")
 
-    fit(model, lesson.loss, config, save, lambda step: {form: round(lesson.accuracy(form), 4) for form in lesson.accuracies}, lesson.passed)
+    fit(
+        model,
+        lesson.loss,
+        config,
+        save,
+        lambda step: {form: round(lesson.accuracy(form), 4) for form in lesson.accuracies},
+        lesson.passed,
+    )
     if not lesson.passed():
-        raise UserError(f"after {config.max_steps} steps the model cannot look a name up ({lesson.accuracies}); try another --seed")
+        raise UserError(
+            f"after {config.max_steps} steps the model cannot look a name up ({lesson.accuracies}); try another --seed"
+        )
 
 
 def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig) -> None:
@@ -177,13 +212,17 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
 
     def samples_of(step: int) -> list[Encoded]:
         first = (config.seed << 32) + step * config.batch_size
-        return [encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in range(first, first + config.batch_size)]
+        return [
+            encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in range(first, first + config.batch_size)
+        ]
 
     groups = LengthGroups(samples_of, lambda sample: len(sample.input_ids))
 
     def batch_loss(step: int) -> Tensor:
         batch = collate(groups[step])
-        return next_token_loss(model, model.embed_tokens(batch["input_ids"]), batch["labels"]) + 0.3 * look_up.loss((1 << 20) + step)
+        return next_token_loss(model, model.embed_tokens(batch["input_ids"]), batch["labels"]) + 0.3 * look_up.loss(
+            (1 << 20) + step
+        )
 
     held_out = cases("val", 40)
 
@@ -191,5 +230,3 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
         return {f"as {form}": score_in_words(model, tokenizer, held_out, form) for form in FORMS}
 
     fit(model, batch_loss, config, lambda: save_language_model(model, tokenizer, config.out, "bfloat16"), watch)
-
-

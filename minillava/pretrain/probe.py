@@ -1,8 +1,8 @@
 """What a linear probe reads off the features at an object's centre: its name, and the row and column of its patch.
 
-A probe (arXiv 1610.01644) is one linear layer trained on frozen features. What it cannot find, a language model that reads these features will
-hardly find either; what it finds is there to be learnt. Four fifths of the objects train the probe, the rest test it.
-"""
+A probe (arXiv 1610.01644) is one linear layer trained on frozen features. What it cannot find, a language model that
+reads these features will hardly find either; what it finds is there to be learnt. Four fifths of the objects train the
+probe, the rest test it."""
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,16 @@ def probe_scenes(count: int) -> list[Scene]:
 
 @torch.inference_mode()
 def patch_features(vision_tower, scenes: list[Scene], projector=None, feature_layer: int = -2) -> Tensor:
-    """The features of the scenes' patches in one layer of the tower, projected where a projector is given: (scenes, P, C)."""
+    """The features of the scenes' patches in one layer of the tower, projected where a projector is given: (scenes, P,
+    C).
+    """
     before, vision_tower.feature_layer = vision_tower.feature_layer, feature_layer
     parts = []
     for first in range(0, len(scenes), 128):
-        pictures = [preprocess(scene.render(), image_size=vision_tower.config.image_size) for scene in scenes[first : first + 128]]
+        pictures = [
+            preprocess(scene.render(), image_size=vision_tower.config.image_size)
+            for scene in scenes[first : first + 128]
+        ]
         features = vision_tower(torch.stack(pictures))
         parts.append(features if projector is None else projector(features))
     vision_tower.feature_layer = before
@@ -69,4 +74,6 @@ def probe_tower(vision_tower, projector=None, count: int = 1536) -> dict[str, fl
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     lines = ["| features after | name | row | column |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {row['name']} | {row['row']} | {row['column']} |" for name, row in rows.items()])
+    return "\n".join(
+        lines + [f"| {name} | {row['name']} | {row['row']} | {row['column']} |" for name, row in rows.items()]
+    )

@@ -1,12 +1,12 @@
 """The tiny world's "CLIP": a vision tower, from scenes and phrases.
 
-The recipe is CLIP's (arXiv 2103.00020): a tower and a small text encoder learn which text belongs to which picture. Two changes come from
-CLIP's successors, because LLaVA reads patches and not the pooled vector: a phrase is compared with every patch and the best ones count (late
-interaction, FILIP, arXiv 2111.07783; a soft maximum here), and each pair of picture and phrase is a yes or no of its own (the sigmoid loss of
-SigLIP, arXiv 2303.15343), since "a cat" is true of many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats").
-Positions start as two-dimensional sines and cosines (MAE, arXiv 2111.06377), and each thing's place is among the phrases: without the two the
-features held names but not places.
-"""
+The recipe is CLIP's (arXiv 2103.00020): a tower and a small text encoder learn which text belongs to which picture. Two
+changes come from CLIP's successors, because LLaVA reads patches and not the pooled vector: a phrase is compared with
+every patch and the best ones count (late interaction, FILIP, arXiv 2111.07783; a soft maximum here), and each pair of
+picture and phrase is a yes or no of its own (the sigmoid loss of SigLIP, arXiv 2303.15343), since "a cat" is true of
+many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats"). Positions start as
+two-dimensional sines and cosines (MAE, arXiv 2111.06377), and each thing's place is among the phrases: without the two
+the features held names but not places."""
 
 from pathlib import Path
 
@@ -26,12 +26,16 @@ from minillava.training.run import LoopConfig, fit
 from minillava.vision import VisionLayer, VisionTransformer
 from minillava.weights import save_vision_tower
 
-TINY_VISION = VisionConfig(hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16)
+TINY_VISION = VisionConfig(
+    hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=3, image_size=112, patch_size=16
+)
 SCENES_AND_PHRASES = dict(MUON, max_steps=1700, batch_size=64, save_every=200)
 
 
 def position_waves(config: VisionConfig) -> Tensor:
-    """Sines and cosines of each patch's row and column at C / 4 wavelengths from 6 patches to 600: (P, C) (MAE, arXiv 2111.06377)."""
+    """Sines and cosines of each patch's row and column at C / 4 wavelengths from 6 patches to 600: (P, C) (MAE, arXiv
+    2111.06377).
+    """
     quarter, side = config.hidden_size // 4, config.image_size // config.patch_size
     frequencies = 1 / 100 ** (torch.arange(quarter) / quarter)
     angles = torch.arange(side)[:, None] * frequencies  # (side, C / 4)
@@ -41,7 +45,10 @@ def position_waves(config: VisionConfig) -> Tensor:
 
 
 class PhraseEncoder(nn.Module):
-    """The small text encoder on CLIP's other side: token ids (N, T) -> one vector a phrase (N, C). Thrown away after the training."""
+    """The small text encoder on CLIP's other side: token ids (N, T) -> one vector a phrase (N, C).
+
+    Thrown away after the training.
+    """
 
     def __init__(self, vocabulary: int, width: int = 128, out: int = 192, longest: int = 24):
         super().__init__()
@@ -67,7 +74,8 @@ class ContrastivePair(nn.Module):
         self.vision_tower.post_layernorm.requires_grad_(False)  # for CLIP's pooled CLS, which no one asks for here
         with torch.no_grad():
             self.vision_tower.embeddings.position_embedding.weight[1:] = position_waves(TINY_VISION)
-            self.vision_tower.embeddings.patch_embedding.weight.mul_(1.5)  # or the waves, of size 0.7, would drown the patches
+            # or the waves, of size 0.7, would drown the patches
+            self.vision_tower.embeddings.patch_embedding.weight.mul_(1.5)
         self.visual_projection = nn.Linear(width, width)
         self.phrases = PhraseEncoder(tokenizer.vocab_size, out=width)
         self.log_scale, self.bias = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-10.0))
@@ -89,12 +97,16 @@ def phrase_scores(patches: Tensor, texts: Tensor, scale: Tensor, bias: Tensor) -
 
 
 def contrastive_loss(scores: Tensor, true: Tensor) -> Tensor:
-    """Each picture and phrase is a yes or no of its own (SigLIP, arXiv 2303.15343): mean over the pictures of the phrases' summed losses."""
+    """Each picture and phrase is a yes or no of its own (SigLIP, arXiv 2303.15343): mean over the pictures of the
+    phrases' summed losses.
+    """
     return F.softplus(torch.where(true, -scores, scores)).sum(1).mean()
 
 
 def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
-    """pixel_values (B, 3, 112, 112), phrase ids (phrases, T), truth (B, phrases) of the scenes first..first + size - 1; a phrase stands once."""
+    """pixel_values (B, 3, 112, 112), phrase ids (phrases, T), truth (B, phrases) of the scenes first..first + size - 1;
+    a phrase stands once.
+    """
     scenes = [sample_scene(index) for index in range(first, first + size)]
     rng = np.random.default_rng([7, first])
     column: dict[str, int] = {}

@@ -8,9 +8,14 @@ from minillava.errors import run
 
 
 def parser() -> Parser:
-    parser = Parser(prog="python -m minillava.training", description="Know what a training takes before it begins; train.py trains.")
+    parser = Parser(
+        prog="python -m minillava.training", description="Know what a training takes before it begins; train.py trains."
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    add_flags(actions.add_parser("plan", help="parameters, memory, FLOPs and hours of a recipe's stages on so many GPUs"), PlanConfig)
+    add_flags(
+        actions.add_parser("plan", help="parameters, memory, FLOPs and hours of a recipe's stages on so many GPUs"),
+        PlanConfig,
+    )
     return parser
 
 

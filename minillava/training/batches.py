@@ -1,11 +1,12 @@
 """The batch of each step: which samples it holds, and its tensors, made ahead while the model computes.
 
-Which samples a step sees follows from seed and step alone, whoever makes it: scenes in the order of their seeds; LLaVA's JSON in a new order each
-epoch, in batches of like length that hold pictures or hold none (LLaVA-1.5, arXiv 2310.03744, section 3.3), or packed.
+Which samples a step sees follows from seed and step alone, whoever makes it: scenes in the order of their seeds;
+LLaVA's JSON in a new order each epoch, in batches of like length that hold pictures or hold none (LLaVA-1.5, arXiv
+2310.03744, section 3.3), or packed.
 
-A thread makes one batch ahead, which serves a small model on a CPU. A fast GPU needs processes (`--workers`): a JPEG is decoded outside Python's
-lock, but text is tokenized inside it, and in that time a training that starts thousands of small kernels would stand still.
-"""
+A thread makes one batch ahead, which serves a small model on a CPU. A fast GPU needs processes (`--workers`): a JPEG is
+decoded outside Python's lock, but text is tokenized inside it, and in that time a training that starts thousands of
+small kernels would stand still."""
 
 import json
 import multiprocessing
@@ -48,7 +49,8 @@ def supervised(encoded: Encoded) -> bool:
 
 
 class ModalityGroups:
-    """Batches with pictures and batches without, each of like length, in the proportion of the records and evenly spread.
+    """Batches with pictures and batches without, each of like length, in the proportion of the records and evenly
+    spread.
 
     A batch of text alone needs no vision tower, and is not padded to the length of a picture's tokens.
     """
@@ -58,27 +60,38 @@ class ModalityGroups:
         self.num_text_only, self.num_samples = num_text_only, num_samples
 
     def __getitem__(self, step: int) -> list:
-        before, after = (at * self.num_text_only // self.num_samples for at in (step, step + 1))  # batches of text alone before and after this step
+        # batches of text alone before and after this step
+        before, after = (at * self.num_text_only // self.num_samples for at in (step, step + 1))
         return self.text_only[before] if after > before else self.with_pictures[step - before]
 
 
-def make_groups(samples, samples_of: Callable[[list[int]], list], length: Callable[[object], int], config, context: int):
+def make_groups(
+    samples, samples_of: Callable[[list[int]], list], length: Callable[[object], int], config, context: int
+):
     """What gives a step's samples: a list of them, or with `config.pack` a list of rows of them.
 
-    `samples.indices` says which they are, `samples_of(indices)` makes something of them, and `length` counts the tokens of one.
-    """
+    `samples.indices` says which they are, `samples_of(indices)` makes something of them, and `length` counts the tokens
+    of one."""
 
     def groups_of(num_samples: int, **chosen) -> LengthGroups:
-        group = max(1, min(GROUP, num_samples // config.batch_size))  # no more than an epoch, lest a batch hold a record twice
+        # no more than an epoch, lest a batch hold a record twice
+        group = max(1, min(GROUP, num_samples // config.batch_size))
         of_step = lambda step: samples_of(samples.indices(step, config.batch_size, config.seed, **chosen))
-        return Packs(of_step, length, config.pack_length or context, group) if config.pack else LengthGroups(of_step, length, group)
+        return (
+            Packs(of_step, length, config.pack_length or context, group)
+            if config.pack
+            else LengthGroups(of_step, length, group)
+        )
 
     if not isinstance(samples, Epochs):  # scenes never end
         return groups_of(GROUP * config.batch_size)
     num_text_only = int((~samples.has_picture).sum())
     if config.pack or num_text_only in (0, len(samples)):
         return groups_of(len(samples))
-    with_pictures, text_only = groups_of(len(samples) - num_text_only, pictures=True), groups_of(num_text_only, pictures=False)
+    with_pictures, text_only = (
+        groups_of(len(samples) - num_text_only, pictures=True),
+        groups_of(num_text_only, pictures=False),
+    )
     return ModalityGroups(with_pictures, text_only, num_text_only, len(samples))
 
 
@@ -92,15 +105,21 @@ class Made:
 
 
 class Batches:
-    """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values, or their vision_features
-    from a cache. Of several processes each makes its own rows alone, every N-th, and has none ({}) where there are fewer.
+    """The tensors of each step's batch: input_ids, labels, attention_mask (B, T) int64, and the pictures' pixel_values,
+    or their vision_features from a cache. Of several processes each makes its own rows alone, every N-th, and has none
+    ({}) where there are fewer.
 
-    A picture that cannot be read, or a text that cannot be learnt from, is a UserError; with `skip_broken` in the settings the record is left out
-    of its batch, and noted in OUT.
-    """
+    A picture that cannot be read, or a text that cannot be learnt from, is a UserError; with `skip_broken` in the
+    settings the record is left out of its batch, and noted in OUT."""
 
     def __init__(self, samples, processor: Processor, config, context: int, features: FeatureCache | None = None):
-        self.samples, self.processor, self.config, self.context, self.features = samples, processor, config, context, features
+        self.samples, self.processor, self.config, self.context, self.features = (
+            samples,
+            processor,
+            config,
+            context,
+            features,
+        )
         if config.workers and "fork" not in multiprocessing.get_all_start_methods():
             raise UserError("--workers needs a system whose processes can fork: leave it out")
         self.left_out = LeftOut(Path(config.out), config.resume)
@@ -119,7 +138,9 @@ class Batches:
         return made.tensors
 
     def parts(self, step: int, config: LlavaConfig) -> tuple[list[Part], int]:
-        """The step's micro-batches with the number of supervised tokens in each, and how many these are in all processes together."""
+        """The step's micro-batches with the number of supervised tokens in each, and how many these are in all
+        processes together.
+        """
         batch = together(lambda: self[step])
         if self.config.skip_broken:
             self.left_out.exchange()
@@ -135,7 +156,7 @@ class Batches:
         self.workers = None
         self.thread.shutdown(wait=True, cancel_futures=True)
 
-    # ------------------------------------------------------------------ who makes them
+    # ------------------------------------------------------------ who makes them
     def _of_thread(self, step: int) -> Made:
         made = self.ahead.pop(step, None) or self.thread.submit(self._made, step)
         self.ahead = {step + 1: self.thread.submit(self._made, step + 1)}
@@ -149,9 +170,13 @@ class Batches:
             return next(self.workers)
 
     def _start_workers(self, step: int) -> Iterator[Made]:
-        """Processes that make the batches from `step` on: each every N-th, two of them ahead. Each tokenizes every group for itself."""
+        """Processes that make the batches from `step` on: each every N-th, two of them ahead.
+
+        Each tokenizes every group for itself.
+        """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the machine has fewer cores: how many processes is the user's choice
+            # that the machine has fewer cores: how many processes is the user's choice
+            warnings.simplefilter("ignore", UserWarning)
             return iter(
                 DataLoader(
                     Steps(self._made),
@@ -173,7 +198,7 @@ class Batches:
         made.unusable, self.unusable = self.unusable, []
         return made
 
-    # ------------------------------------------------------------------ which samples
+    # ------------------------------------------------------------ which samples
     def _encoded(self, indices: list[int]) -> list[tuple[Encoded, int]]:
         pairs = [(self._unless_broken(self._encode, index), index) for index in indices]
         return [(encoded, index) for encoded, index in pairs if encoded is not None]
@@ -182,17 +207,22 @@ class Batches:
         sample = self.samples[index]
         num_image_tokens = self.processor.count_image_tokens(sample.picture)
         try:
-            encoded = truncated(encode(self.processor.tokenizer, self.processor.template, sample.turns, num_image_tokens), self.context)
+            encoded = truncated(
+                encode(self.processor.tokenizer, self.processor.template, sample.turns, num_image_tokens), self.context
+            )
             if not supervised(encoded):
                 raise UserError("it holds no answer to learn from")
         except UserError as error:
             raise UserError(f"the record {self.samples.label(index)}: {error}") from None
         return encoded
 
-    # ------------------------------------------------------------------ their tensors
+    # ------------------------------------------------------------ their tensors
     def _make(self, step: int) -> dict[str, Tensor]:
         rows = self.groups[step] if self.config.pack else [[pair] for pair in self.groups[step]]
-        rows = [[(encoded, self._unless_broken(self._pictures, index)) for encoded, index in row] for row in rows[rank() :: world_size()]]
+        rows = [
+            [(encoded, self._unless_broken(self._pictures, index)) for encoded, index in row]
+            for row in rows[rank() :: world_size()]
+        ]
         rows = [row for row in ([pair for pair in row if pair[1] is not None] for row in rows) if row]
         if not rows and world_size() > 1:
             return {}
@@ -200,12 +230,18 @@ class Batches:
             why = f": {self.unusable[-1][1]}" if self.unusable else ""
             raise UserError(f"none of the records of step {step} can be used{why}")
         pictures = [images for row in rows for _, images in row if images]  # a text-only sample has none
-        pictures = {name: torch.cat([images[name] for images in pictures]) for name in (pictures[0] if pictures else ())}
+        pictures = {
+            name: torch.cat([images[name] for images in pictures]) for name in (pictures[0] if pictures else ())
+        }
         return {**collate_rows([[encoded for encoded, _ in row] for row in rows]), **pictures}
 
     def _pictures(self, index: int) -> dict[str, Tensor]:
         picture = self.samples[index].picture
-        return self.processor.image_inputs(picture) if picture is None or self.features is None else self.features.of(picture)
+        return (
+            self.processor.image_inputs(picture)
+            if picture is None or self.features is None
+            else self.features.of(picture)
+        )
 
     def _unless_broken(self, use: Callable, index: int):
         """What `use` makes of a sample, or None where it is left out because that cannot be made."""
@@ -233,24 +269,34 @@ def as_it_is(made: Made) -> Made:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but the running step still needs its batch. SIGTERM ends a process, as DataLoader expects."""
+    """Ctrl-C reaches every process of a terminal, but the running step still needs its batch.
+
+    SIGTERM ends a process, as DataLoader expects.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def killed_workers_told() -> Iterator[None]:
-    """A process that was killed is a UserError. DataLoader raises it in a signal handler, so wherever the training is."""
+    """A process that was killed is a UserError.
+
+    DataLoader raises it in a signal handler, so wherever the training is.
+    """
     try:
         yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise UserError("a process of --workers was killed, perhaps for want of memory or of /dev/shm: --resume with fewer goes on") from None
+        raise UserError(
+            "a process of --workers was killed, perhaps for want of memory or of /dev/shm: --resume with fewer goes on"
+        ) from None
 
 
 class LeftOut:
-    """Records that a training could not use and why, one JSON object a line in OUT/left_out.jsonl; a resumed run goes on with the file."""
+    """Records that a training could not use and why, one JSON object a line in OUT/left_out.jsonl; a resumed run goes
+    on with the file.
+    """
 
     def __init__(self, out: Path, resume: bool):
         self.path = out / "left_out.jsonl"

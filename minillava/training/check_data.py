@@ -1,8 +1,8 @@
-"""What can be learnt from which records: `train.py --check-data` reads all of them and reports; before a training, the quick part of it.
+"""What can be learnt from which records: `train.py --check-data` reads all of them and reports; before a training, the
+quick part of it.
 
-A record is cut at the model's context, never within its picture's tokens: they come before the first answer, so a record that is cut there holds no
-answer, and is left out.
-"""
+A record is cut at the model's context, never within its picture's tokens: they come before the first answer, so a
+record that is cut there holds no answer, and is left out."""
 
 import os
 from collections import defaultdict
@@ -26,7 +26,8 @@ from minillava.training.validation import is_held_out
 
 
 def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int, needs_picture: bool) -> None:
-    """Take out the records that cannot be learnt from, and say how many there are, and how many will be cut at the context, before step 0.
+    """Take out the records that cannot be learnt from, and say how many there are, and how many will be cut at the
+    context, before step 0.
 
     A text has at most as many tokens as bytes, so only long ones are tokenized here.
     """
@@ -42,7 +43,9 @@ def leave_out_unusable(samples: JsonSamples, processor: Processor, context: int,
             continue
         sample = samples[index]
         try:
-            tokens, has_answer = count_tokens(processor, sample.turns, processor.count_image_tokens(sample.picture), context)
+            tokens, has_answer = count_tokens(
+                processor, sample.turns, processor.count_image_tokens(sample.picture), context
+            )
         except UserError:  # a picture that cannot be read is told when it is used
             continue
         if has_answer:
@@ -78,11 +81,14 @@ def most_image_tokens(processor: Processor) -> int:
     if not processor.image_grid_pinpoints:
         return processor.count_image_tokens("any picture")
     side = processor.image_size // processor.patch_size
-    shapes = [(height // processor.image_size * side, width // processor.image_size * side) for height, width in processor.image_grid_pinpoints]
+    shapes = [
+        (height // processor.image_size * side, width // processor.image_size * side)
+        for height, width in processor.image_grid_pinpoints
+    ]
     return side**2 + max(height * (width + 1) for height, width in shapes)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the whole report
+# ------------------------------------------------------------ the whole report
 @dataclass
 class Findings:
     """What a file's records hold: the usable ones' token counts, and the others by what is wrong with them."""
@@ -93,13 +99,16 @@ class Findings:
     num_cut: int = 0
     num_empty: int = 0  # usable, but with an answer that says nothing
     num_pictures: int = 0
-    stops: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # {what is wrong: records, by position and id}
+    # {what is wrong: records, by position and id}
+    stops: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     broken: dict[str, str] = field(default_factory=dict)  # {picture: what is wrong with it}
 
 
 def check_data(config, processor: Processor, context: int) -> None:
-    """Print what `train` would do with the records of `config.data`, every picture decoded; UserError if none can be trained on."""
+    """Print what `train` would do with the records of `config.data`, every picture decoded; UserError if none can be
+    trained on.
+    """
     records = read_records(Path(config.data))
     found = examine(records, config, processor, context)
     print("\n".join(report(found, len(records), config, context)))
@@ -119,7 +128,9 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
             found.stops[str(error)].append(named)
             continue
         if name is not None and not folders.hold(os.path.join(images, name)):
-            (found.left_out if config.skip_missing else found.stops)["the picture is not in --images"].append(f"{named}: {shortened(name, 80)}")
+            (found.left_out if config.skip_missing else found.stops)["the picture is not in --images"].append(
+                f"{named}: {shortened(name, 80)}"
+            )
         elif name is None and config.stage == 1:
             found.left_out["no picture, and stage 1 learns from pictures"].append(named)
         else:
@@ -128,7 +139,9 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
     found.num_pictures = len(sizes) + len(found.broken)
     for record, named, turns, name in tqdm(whole, desc="counting the tokens", leave=False, disable=None):
         if name in found.broken:
-            (found.left_out if config.skip_broken else found.stops)["the picture is broken"].append(f"{named}: {shortened(name, 80)}")
+            (found.left_out if config.skip_broken else found.stops)["the picture is broken"].append(
+                f"{named}: {shortened(name, 80)}"
+            )
             continue
         try:
             tokens, has_answer = count_tokens(processor, turns, image_tokens(processor, sizes.get(name)), context)
@@ -146,7 +159,9 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
     return found
 
 
-def read_pictures(images: Path | None, names: Iterable[str], workers: int) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+def read_pictures(
+    images: Path | None, names: Iterable[str], workers: int
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """The sizes (width, height) of all pictures that can be decoded, and what is wrong with the others."""
 
     def read(name: str) -> tuple[int, int] | str:
@@ -158,7 +173,9 @@ def read_pictures(images: Path | None, names: Iterable[str], workers: int) -> tu
     names = list(names)
     with ThreadPool(max(1, workers)) as pool:
         read_ahead = pool.imap(read, names, chunksize=16)
-        results = dict(zip(names, tqdm(read_ahead, "reading the pictures", len(names), leave=False, disable=None), strict=True))
+        results = dict(
+            zip(names, tqdm(read_ahead, "reading the pictures", len(names), leave=False, disable=None), strict=True)
+        )
     sizes = {name: result for name, result in results.items() if isinstance(result, tuple)}
     return sizes, {name: result for name, result in results.items() if isinstance(result, str)}
 
@@ -167,17 +184,25 @@ def report(found: Findings, num_records: int, config, context: int) -> list[str]
     """The findings as lines to print."""
     lengths, has_picture = np.array(found.lengths, dtype=np.int64), np.array(found.has_picture, dtype=bool)
     lines = [f"{config.data}: {counted(num_records, 'record')}, of which {len(lengths)} can be trained on"]
-    for title, problems in (("the training stops at these; mend or remove them", found.stops), ("left out", found.left_out)):
+    for title, problems in (
+        ("the training stops at these; mend or remove them", found.stops),
+        ("left out", found.left_out),
+    ):
         lines += [f"{title}:"] if problems else []
         for problem, records in problems.items():
             lines.append(f"  {counted(len(records), 'record')}: {problem} (the first: {records[0]})")
-    lines.append(f"{counted(found.num_pictures, 'picture')}, of which {len(found.broken)} cannot be read" + (":" if found.broken else ""))
+    lines.append(
+        f"{counted(found.num_pictures, 'picture')}, of which {len(found.broken)} cannot be read"
+        + (":" if found.broken else "")
+    )
     lines += [f"  {shortened(name, 80)}: {why}" for name, why in found.broken.items()]
     if not len(lengths):
         return lines
     if config.validation_share:
         lines.append(f"of those that can be trained on, {found.num_held_out} are for validation")
-    lines.append(f"of those that can be trained on, {found.num_cut} are cut at {context} tokens, and {found.num_empty} hold an empty answer")
+    lines.append(
+        f"of those that can be trained on, {found.num_cut} are cut at {context} tokens, and {found.num_empty} hold an empty answer"
+    )
     return [*lines, *length_table(lengths, has_picture), *padding(lengths, has_picture, config, context)]
 
 
@@ -201,19 +226,28 @@ def length_table(lengths: np.ndarray, has_picture: np.ndarray, num_bins: int = 1
 
 
 def padding(lengths: np.ndarray, has_picture: np.ndarray, config, context: int, most_steps: int = 2000) -> list[str]:
-    """How much of the batches is padding in an epoch: in random order, in batches of like length and modality, and packed."""
+    """How much of the batches is padding in an epoch: in random order, in batches of like length and modality, and
+    packed.
+    """
     samples, num_steps = Epochs(has_picture), min(most_steps, max(1, len(lengths) // config.batch_size))
 
     def share(batches, packed: bool) -> str:
         real = whole = 0
         for step in range(num_steps):
-            rows = [sum(lengths[index] for index in row) for row in (batches[step] if packed else ([index] for index in batches[step]))]
+            rows = [
+                sum(lengths[index] for index in row)
+                for row in (batches[step] if packed else ([index] for index in batches[step]))
+            ]
             real, whole = real + sum(rows), whole + len(rows) * max(rows)
         return f"{100 * (1 - real / whole):.1f} %"
 
     def groups(**changes):
         return make_groups(samples, list, lengths.__getitem__, replace(config, **changes), context)
 
-    random = LengthGroups(lambda step: samples.indices(step, config.batch_size, config.seed), lengths.__getitem__, group=1)
+    random = LengthGroups(
+        lambda step: samples.indices(step, config.batch_size, config.seed), lengths.__getitem__, group=1
+    )
     batched, packed = share(groups(pack=False, pack_length=0), False), share(groups(pack=True), True)
-    return [f"padding in batches of {config.batch_size}: {share(random, False)} as they come, {batched} as they are batched, {packed} with --pack"]
+    return [
+        f"padding in batches of {config.batch_size}: {share(random, False)} as they come, {batched} as they are batched, {packed} with --pack"
+    ]

@@ -48,12 +48,14 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: list, step: int, settings: dict, keep: int = 2) -> None:
-    """Write the trained parameters and the state that each optimizer has for them; a parameter not yet updated has none.
+def save_checkpoint(
+    folder: Path, parameters: dict[str, Tensor], optimizers: list, step: int, settings: dict, keep: int = 2
+) -> None:
+    """Write the trained parameters and the state that each optimizer has for them; a parameter not yet updated has
+    none.
 
-    The last `keep` checkpoints stay. UserError where the disk is too full, before and while it is written; the old ones are whole then.
-    Several processes must all call this.
-    """
+    The last `keep` checkpoints stay. UserError where the disk is too full, before and while it is written; the old ones
+    are whole then. Several processes must all call this."""
     tensors = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
         for optimizer in optimizers:
@@ -65,7 +67,9 @@ def save_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: lis
     def check_room() -> None:
         free = shutil.disk_usage(folder).free
         if needed > free:
-            raise UserError(f"the checkpoint of step {step} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left: {advice}")
+            raise UserError(
+                f"the checkpoint of step {step} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left: {advice}"
+            )
 
     together(check_room)
     try:
@@ -130,17 +134,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: list, settings: dict, defaults: dict | None = None) -> int:
-    """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other settings.
+def load_checkpoint(
+    folder: Path, parameters: dict[str, Tensor], optimizers: list, settings: dict, defaults: dict | None = None
+) -> int:
+    """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other
+    settings.
 
-    A setting that the file does not have is younger than the file, which was made as `defaults` say. One process or several may have written it,
-    and any number may read it.
-    """
+    A setting that the file does not have is younger than the file, which was made as `defaults` say. One process or
+    several may have written it, and any number may read it."""
     path, metadata, tensors = newest_whole(folder)
     stored = {**(defaults or {}), **json.loads(metadata["settings"])}
-    different = [f"{name} {stored.get(name)!r}, not {value!r}" for name, value in settings.items() if stored.get(name) != value]
+    different = [
+        f"{name} {stored.get(name)!r}, not {value!r}" for name, value in settings.items() if stored.get(name) != value
+    ]
     if different:
-        raise UserError(f"{folder} holds a run with {'; '.join(different[:3])}: resume it as it was begun, or choose another --out")
+        raise UserError(
+            f"{folder} holds a run with {'; '.join(different[:3])}: resume it as it was begun, or choose another --out"
+        )
     if path.is_dir():
         tensors = from_shards(path, parameters)
     missing = [name for name in parameters if f"parameter.{name}" not in tensors]
@@ -154,7 +164,8 @@ def load_checkpoint(folder: Path, parameters: dict[str, Tensor], optimizers: lis
         kind, key, of = split_name(name)
         if kind == "state":
             p = parameters[of]
-            owner[p].state[p][key] = tensor if tensor.ndim == 0 else as_held(tensor, p)  # AdamW's step count stays on the CPU
+            # AdamW's step count stays on the CPU
+            owner[p].state[p][key] = tensor if tensor.ndim == 0 else as_held(tensor, p)
     return int(metadata["step"])
 
 
@@ -177,7 +188,8 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, str], dict[str, Tensor]]:
-    """(path, metadata, tensors) of the newest checkpoint that can be read, saying so if it is not the newest; UserError if there is none.
+    """(path, metadata, tensors) of the newest checkpoint that can be read, saying so if it is not the newest; UserError
+    if there is none.
 
     The tensors of a folder are not read yet.
     """
@@ -198,7 +210,10 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, str], dict[str, Tensor]]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(metadata, tensors) of one file, or (metadata, {}) of a folder. UserError if it cannot be read, or is not what was written."""
+    """(metadata, tensors) of one file, or (metadata, {}) of a folder.
+
+    UserError if it cannot be read, or is not what was written.
+    """
     try:
         if path.is_dir():
             return read_metadata(path), {}

@@ -1,11 +1,12 @@
-"""The vision tower's features of every picture, on disk: where the tower is frozen, it has to look at each picture once and never again.
+"""The vision tower's features of every picture, on disk: where the tower is frozen, it has to look at each picture once
+and never again.
 
     FOLDER/<what made them>/<shard>.safetensors        features (P, C) by the SHA-256 of the picture's file
 
-Nothing here can be stale. A picture's key is its bytes, hashed again at each use; the name of the inner folder is the hash of all else that features
-depend on: the tower's weights, shape and layer, how pictures are prepared, and the dtype. Whoever changes one of them gets other features.
-They are stored in the dtype that the projector reads: bfloat16 where products run in bfloat16, so that nothing is rounded twice, else float32.
-"""
+Nothing here can be stale. A picture's key is its bytes, hashed again at each use; the name of the inner folder is the
+hash of all else that features depend on: the tower's weights, shape and layer, how pictures are prepared, and the
+dtype. Whoever changes one of them gets other features. They are stored in the dtype that the projector reads: bfloat16
+where products run in bfloat16, so that nothing is rounded twice, else float32."""
 
 import hashlib
 import json
@@ -35,10 +36,15 @@ SPARE = 1 << 30  # bytes of the disk that are left for checkpoints and the rest 
 
 
 class FeatureCache:
-    """The features of one tower and one way to prepare pictures. `fill` computes what is missing, `of` reads; threads may read."""
+    """The features of one tower and one way to prepare pictures. `fill` computes what is missing, `of` reads; threads
+    may read.
+    """
 
     def __init__(self, folder: str | Path, model: Llava, processor: Processor, dtype: str):
-        """`dtype` is the training's: float32, bfloat16 or auto. UserError for LLaVA-NeXT, and for a tower that learns."""
+        """`dtype` is the training's: float32, bfloat16 or auto.
+
+        UserError for LLaVA-NeXT, and for a tower that learns.
+        """
         if processor.image_grid_pinpoints:
             raise UserError("--cache-features is for models with one view a picture, and LLaVA-NeXT has several")
         if any(parameter.requires_grad for parameter in model.vision_tower.parameters()):
@@ -62,13 +68,13 @@ class FeatureCache:
                 print(f"{path} cannot be read: its features are computed again")
         return shards
 
-    # ------------------------------------------------------------------ before the training
+    # ------------------------------------------------------------ before the training
     def fill(self, pictures: Iterable[Path], workers: int, skip_broken: bool) -> None:
-        """Compute the features that are missing, after saying how much of the disk they take; UserError where it has no room.
+        """Compute the features that are missing, after saying how much of the disk they take; UserError where it has no
+        room.
 
-        A shard is whole or absent, so a run that was killed goes on with the next one. Pictures that cannot be read are a UserError, or with
-        `skip_broken` left to `of`. Several processes share the pictures out among them.
-        """
+        A shard is whole or absent, so a run that was killed goes on with the next one. Pictures that cannot be read are
+        a UserError, or with `skip_broken` left to `of`. Several processes share the pictures out among them."""
         pictures = list(dict.fromkeys(pictures))
         together(lambda: self._fill(pictures[rank() :: world_size()], workers, skip_broken))
         if world_size() > 1:
@@ -77,11 +83,24 @@ class FeatureCache:
     def _fill(self, pictures: list[Path], workers: int, skip_broken: bool) -> None:
         hidden = None if is_first() else True
         with ThreadPool(max(1, workers)) as pool:
-            keys = dict(zip(tqdm(pool.imap(key_of, pictures, 16), "hashing the pictures", len(pictures), leave=False, disable=hidden), pictures))
+            keys = dict(
+                zip(
+                    tqdm(
+                        pool.imap(key_of, pictures, 16),
+                        "hashing the pictures",
+                        len(pictures),
+                        leave=False,
+                        disable=hidden,
+                    ),
+                    pictures,
+                )
+            )
             missing = [(key, path) for key, path in keys.items() if key not in self.shards]
             if not missing:
                 return print(f"the features of all {len(pictures)} pictures are in {self.folder}")
-            each = self.processor.count_image_tokens("any picture") * self.tower.config.hidden_size * self.stored.itemsize
+            each = (
+                self.processor.count_image_tokens("any picture") * self.tower.config.hidden_size * self.stored.itemsize
+            )
             self._announce(len(missing), len(pictures), each)
             size = min(max(1, SHARD_BYTES // each), 4096)
             for first in tqdm(range(0, len(missing), size), "computing features", leave=False, disable=hidden):
@@ -92,7 +111,8 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--cache-features {self.folder.parent} cannot be a folder: {error.strerror}") from None
-        num_missing, num_pictures = num_missing * world_size(), num_pictures * world_size()  # about as many in the other processes
+        # about as many in the other processes
+        num_missing, num_pictures = num_missing * world_size(), num_pictures * world_size()
         needed, free = num_missing * each, shutil.disk_usage(self.folder).free
         line = f"the features of {num_missing} of {num_pictures} pictures take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
         if needed + SPARE > free:
@@ -106,7 +126,9 @@ class FeatureCache:
             pixels = pool.map(lambda pair: self._pixels(*pair, skip_broken), some)
             keys = [key for (key, _), pixel_values in zip(some, pixels, strict=True) if pixel_values is not None]
             if keys:
-                looked_at = self._look(torch.cat([pixel_values for pixel_values in pixels if pixel_values is not None]))  # (N, P, C)
+                looked_at = self._look(
+                    torch.cat([pixel_values for pixel_values in pixels if pixel_values is not None])
+                )  # (N, P, C)
                 features |= zip(keys, (one.clone() for one in looked_at), strict=True)
         if features:
             path = self.folder / f"{hashlib.sha256(''.join(features).encode()).hexdigest()[:24]}.safetensors"
@@ -133,9 +155,11 @@ class FeatureCache:
         with autocast(self.dtype, self.device):
             return self.tower(pixel_values.to(self.device)).to(self.stored).cpu()
 
-    # ------------------------------------------------------------------ in the training
+    # ------------------------------------------------------------ in the training
     def of(self, picture: Path) -> dict[str, Tensor]:
-        """vision_features (1, P, C) of a picture, for a batch; UserError where it cannot be read or is another one than before the training."""
+        """vision_features (1, P, C) of a picture, for a batch; UserError where it cannot be read or is another one than
+        before the training.
+        """
         key = key_of(picture)
         if key not in self.shards:
             open_image(picture)  # a broken picture is told in its own words

@@ -1,9 +1,8 @@
 """The loss of next-token prediction without ever keeping all logits.
 
-LLaMA-7B's logits of 2,048 tokens are 2,048 x 32,000 float32 numbers, 262 MB, and a naive loss keeps three such tensors: the logits, their softmax
-and its gradient. Here the head runs in chunks of the supervised tokens, and each chunk's gradient is computed at once, so that its logits can be
-forgotten before the next.
-"""
+LLaMA-7B's logits of 2,048 tokens are 2,048 x 32,000 float32 numbers, 262 MB, and a naive loss keeps three such tensors:
+the logits, their softmax and its gradient. Here the head runs in chunks of the supervised tokens, and each chunk's
+gradient is computed at once, so that its logits can be forgotten before the next."""
 
 import torch
 from torch import Tensor
@@ -15,7 +14,9 @@ CHUNK = 1 << 23  # logits that are held at once: 32 MB in float32
 
 
 def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """What `loop.next_token_loss` computes: mean cross-entropy of the supervised tokens, inputs_embeds (B, T, C), labels (B, T)."""
+    """What `loop.next_token_loss` computes: mean cross-entropy of the supervised tokens, inputs_embeds (B, T, C),
+    labels (B, T).
+    """
     hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
     supervised = labels[:, 1:] != IGNORE_INDEX  # (B, T - 1)
     if not supervised.any():
@@ -40,7 +41,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         rows = max(1, CHUNK // len(weight))
         with torch.autocast(device, enabled=False):
-            for h, target, grad in zip(hidden.to(dtype).split(rows), targets.split(rows), grad_hidden.split(rows), strict=True):
+            for h, target, grad in zip(
+                hidden.to(dtype).split(rows), targets.split(rows), grad_hidden.split(rows), strict=True
+            ):
                 z = (h @ w.T).float()  # (rows, V)
                 lse = z.logsumexp(-1, keepdim=True)  # (rows, 1)
                 total += (lse - z.gather(1, target[:, None])).sum()

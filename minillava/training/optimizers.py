@@ -1,23 +1,26 @@
 """Muon: momentum whose update is made orthogonal, for the weight matrices inside a network.
 
-"Muon is Scalable for LLM Training" (arXiv 2502.16982), section 2. A matrix's momentum is usually dominated by a few directions; Muon replaces
-it by the nearest orthogonal matrix, so that rare directions are learnt as fast as the common ones. The update of an (A, B) matrix is scaled by
-0.2 sqrt(max(A, B)), which gives it the size of an AdamW update: both optimizers then share one learning rate and one weight decay.
+"Muon is Scalable for LLM Training" (arXiv 2502.16982), section 2. A matrix's momentum is usually dominated by a few
+directions; Muon replaces it by the nearest orthogonal matrix, so that rare directions are learnt as fast as the common
+ones. The update of an (A, B) matrix is scaled by 0.2 sqrt(max(A, B)), which gives it the size of an AdamW update: both
+optimizers then share one learning rate and one weight decay.
 
-What differs from torch.optim.Muon: the Newton-Schulz steps run in float32. In bfloat16, which torch uses, one step of the tiny model took 8.6 s
-in place of 0.3 s on a CPU without bfloat16 instructions.
-"""
+What differs from torch.optim.Muon: the Newton-Schulz steps run in float32. In bfloat16, which torch uses, one step of
+the tiny model took 8.6 s in place of 0.3 s on a CPU without bfloat16 instructions."""
 
 import torch
 from torch import Tensor
 
 from minillava.distributed import as_held, whole
 
-COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic a X + b (X X^T) X + c (X X^T)^2 X, which drives singular values towards 1
+# of the quintic a X + b (X X^T) X + c (X X^T)^2 X, which drives singular values towards 1
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """U V^T of the singular value decomposition U S V^T, approximately: every singular value ends between about 0.7 and 1.2."""
+    """U V^T of the singular value decomposition U S V^T, approximately: every singular value ends between about 0.7 and
+    1.2.
+    """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).float()

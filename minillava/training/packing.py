@@ -1,9 +1,9 @@
 """Packing: several samples in a row of the batch, one after the other, so that next to nothing is padding.
 
-Attention stays inside each sample: their tokens are numbered 1, 1, 2, 2, 2, ... in attention_mask (language_model.sample_starts). Positions go on
-from sample to sample, which changes nothing, since RoPE is relative. The last token of a sample must not learn to predict the first of the next
-one, so a row's samples begin with a label of -100.
-"""
+Attention stays inside each sample: their tokens are numbered 1, 1, 2, 2, 2, ... in attention_mask
+(language_model.sample_starts). Positions go on from sample to sample, which changes nothing, since RoPE is relative.
+The last token of a sample must not learn to predict the first of the next one, so a row's samples begin with a label of
+-100."""
 
 import heapq
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from minillava.training.samples import LengthGroups, collate, evenly_cut
 
 
 def pack(samples: list, length: Callable[[object], int], capacity: int, multiple: int = 1) -> list[list]:
-    """Rows of samples that are at most `capacity` tokens long and about equally long; only a sample longer than that has a longer row, alone.
+    """Rows of samples that are at most `capacity` tokens long and about equally long; only a sample longer than that
+    has a longer row, alone.
 
-    There are as few rows as a multiple of `multiple` allows. The longest sample that is left goes to the row that is still the shortest (Graham,
-    Bounds on Multiprocessing Timing Anomalies, 1969): a batch is padded to its longest row, so equal rows matter more than full ones.
-    """
+    There are as few rows as a multiple of `multiple` allows. The longest sample that is left goes to the row that is
+    still the shortest (Graham, Bounds on Multiprocessing Timing Anomalies, 1969): a batch is padded to its longest row,
+    so equal rows matter more than full ones."""
     ordered = sorted(samples, key=length, reverse=True)
     capacity = max(capacity, length(ordered[0]) if ordered else 0)
     fewest = -(-sum(map(length, samples)) // capacity)
@@ -38,9 +39,13 @@ def pack(samples: list, length: Callable[[object], int], capacity: int, multiple
 
 
 class Packs(LengthGroups):
-    """The batches of a training by step, each a list of rows of packed samples: about as many samples a step as without packing, in fewer rows."""
+    """The batches of a training by step, each a list of rows of packed samples: about as many samples a step as without
+    packing, in fewer rows.
+    """
 
-    def __init__(self, samples_of: Callable[[int], list], length: Callable[[object], int], capacity: int, group: int = 8):
+    def __init__(
+        self, samples_of: Callable[[int], list], length: Callable[[object], int], capacity: int, group: int = 8
+    ):
         super().__init__(samples_of, length, group)
         self.capacity = capacity
 
@@ -50,7 +55,9 @@ class Packs(LengthGroups):
 
 
 def collate_rows(rows: list[list[Encoded]]) -> dict[str, Tensor]:
-    """Rows of one or more samples each, padded on the right: input_ids, labels and attention_mask (B, T) int64, as `data.dataset.collate`."""
+    """Rows of one or more samples each, padded on the right: input_ids, labels and attention_mask (B, T) int64, as
+    `data.dataset.collate`.
+    """
     batch = collate([_joined(row) for row in rows])
     for numbers, row in zip(batch["attention_mask"], rows, strict=True):
         lengths = torch.tensor([len(sample.input_ids) for sample in row])

@@ -1,9 +1,9 @@
 """Recipes: what learns in each stage and with which settings, as data.
 
-"tiny" trains the tiny model on the tiny world. The others are the papers': Visual Instruction Tuning (arXiv 2304.08485), section 4.2 and appendix;
-LLaVA-1.5 (arXiv 2310.03744), table 9 and the scripts of the original code. Those name epochs where train.py counts steps, so they need --data.
-Their batches hold samples of like length that all have a picture or all have none, as batches here always do (batches.py).
-"""
+"tiny" trains the tiny model on the tiny world. The others are the papers': Visual Instruction Tuning (arXiv
+2304.08485), section 4.2 and appendix; LLaVA-1.5 (arXiv 2310.03744), table 9 and the scripts of the original code. Those
+name epochs where train.py counts steps, so they need --data. Their batches hold samples of like length that all have a
+picture or all have none, as batches here always do (batches.py)."""
 
 from argparse import Namespace
 from dataclasses import dataclass
@@ -33,16 +33,40 @@ PAPER = dict(
 )
 ALIGN, TUNE = ("projector.",), ("projector.", "language_model.")
 CAPTIONS = dict(PAPER, template="plain", image_aspect_ratio="square")
-V1_5_STAGE_1 = Stage(ALIGN, dict(CAPTIONS, out="runs/v1.5-stage1", projector="mlp2x_gelu", batch_size=256, micro_batch_size=32, learning_rate=1e-3))
+V1_5_STAGE_1 = Stage(
+    ALIGN,
+    dict(
+        CAPTIONS,
+        out="runs/v1.5-stage1",
+        projector="mlp2x_gelu",
+        batch_size=256,
+        micro_batch_size=32,
+        learning_rate=1e-3,
+    ),
+)
 V1_5 = dict(PAPER, template="v1", image_aspect_ratio="pad", batch_size=128, micro_batch_size=16)
 LORA = dict(lora_r=128, lora_alpha=256.0, lora_dropout=0.05, projector_learning_rate=2e-5)
 RECIPES = {
     "tiny": {
-        1: Stage(ALIGN, dict(TINY, out="runs/stage1", max_steps=300, batch_size=32, learning_rate=4e-3, save_every=100)),
-        2: Stage(TUNE, dict(TINY, out="runs/stage2", max_steps=2800, batch_size=16, learning_rate=1.5e-3, save_every=200)),
+        1: Stage(
+            ALIGN, dict(TINY, out="runs/stage1", max_steps=300, batch_size=32, learning_rate=4e-3, save_every=100)
+        ),
+        2: Stage(
+            TUNE, dict(TINY, out="runs/stage2", max_steps=2800, batch_size=16, learning_rate=1.5e-3, save_every=200)
+        ),
     },
     "v1": {
-        1: Stage(ALIGN, dict(CAPTIONS, out="runs/v1-stage1", projector="linear", batch_size=128, micro_batch_size=16, learning_rate=2e-3)),
+        1: Stage(
+            ALIGN,
+            dict(
+                CAPTIONS,
+                out="runs/v1-stage1",
+                projector="linear",
+                batch_size=128,
+                micro_batch_size=16,
+                learning_rate=2e-3,
+            ),
+        ),
         2: Stage(
             TUNE,
             dict(
@@ -78,20 +102,22 @@ def recipe_settings(flags: Namespace) -> dict:
 
 
 def steps_of(epochs: float, num_records: int, batch_size: int) -> int:
-    """Optimizer steps of `epochs` passes over the records, the last one's batch full: 665,298 records in batches of 128 are 5,198 steps."""
+    """Optimizer steps of `epochs` passes over the records, the last one's batch full: 665,298 records in batches of 128
+    are 5,198 steps.
+    """
     return max(1, -int(-epochs * num_records // batch_size))
 
 
-# ---------------------------------------------------------------------------------------------------------------- --train and --freeze
+# ------------------------------------------------------------ --train and --freeze
 WORDS = {"tower": "vision_tower"}  # the parts, as people call them
 
 
 def change_trainable(model, train: str, freeze: str) -> None:
     """On top of a stage's set: let the parameters named in `train` learn, then freeze those named in `freeze`.
 
-    Both are names separated by commas: tower, projector, language_model, or the beginning of a parameter's name up to a dot, such as
-    language_model.layers.0. UserError for a name that no parameter has, and where nothing is left to learn.
-    """
+    Both are names separated by commas: tower, projector, language_model, or the beginning of a parameter's name up to a
+    dot, such as language_model.layers.0. UserError for a name that no parameter has, and where nothing is left to
+    learn."""
     parameters = dict(model.named_parameters())
     for flag, names, learns in (("--train", train, True), ("--freeze", freeze, False)):
         for name in filter(None, (name.strip() for name in names.split(","))):

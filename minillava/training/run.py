@@ -1,8 +1,7 @@
 """The training loop that every training of the project shares: schedule, optimizers, metrics, checkpoints.
 
-Which samples a step trains on follows from the seed and the step's number alone, and there is no dropout: a run that was killed and resumed is
-the run that was never stopped, bit for bit (on the CPU).
-"""
+Which samples a step trains on follows from the seed and the step's number alone, and there is no dropout: a run that
+was killed and resumed is the run that was never stopped, bit for bit (on the CPU)."""
 
 import json
 import math
@@ -35,7 +34,9 @@ class LoopConfig:
     out: str = option("", "folder for the weights, metrics.jsonl, loss.png and the checkpoint")
     max_steps: int = option(1000, "optimizer steps")
     batch_size: int = option(32, "samples a step")
-    optimizer: str = option("adamw", "adamw, as the papers, or muon for the matrices inside blocks and projector", choices=("adamw", "muon"))
+    optimizer: str = option(
+        "adamw", "adamw, as the papers, or muon for the matrices inside blocks and projector", choices=("adamw", "muon")
+    )
     learning_rate: float = option(1e-3, "peak of the schedule: warm-up, then half a cosine down to 0")
     warmup_ratio: float = option(0.03, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.0, "of matrices only")
@@ -44,7 +45,10 @@ class LoopConfig:
     save_every: int = option(500, "steps between checkpoints")
     keep: int = option(2, "checkpoints that stay: if the newest is damaged, the one before it is used")
     seed: int = option(0, "of the new weights and of the samples' order")
-    dtype: str = option("auto", "of the matrix products: float32, bfloat16 (weights stay float32), or auto: bfloat16 where the machine has it")
+    dtype: str = option(
+        "auto",
+        "of the matrix products: float32, bfloat16 (weights stay float32), or auto: bfloat16 where the machine has it",
+    )
     resume: bool = option(False, "go on from the checkpoint in --out")
 
     _expect = expect
@@ -66,7 +70,9 @@ class LoopConfig:
 
     def settings(self) -> dict:
         """What makes the run the run it is: everything but where it lies and how often it is saved."""
-        return {name: value for name, value in asdict(self).items() if name not in ("out", "resume", "save_every", "keep")}
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("out", "resume", "save_every", "keep")
+        }
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:
@@ -87,46 +93,62 @@ def product_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def autocast(dtype: str, device: torch.device, **options):
     """Matrix products in bfloat16 where that is asked for or faster; weights, norms and the loss stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(dtype, device) == torch.bfloat16, **options)
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=product_dtype(dtype, device) == torch.bfloat16, **options
+    )
 
 
 def make_optimizers(module: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
     """AdamW for every trained parameter, or Muon for the weights of linear layers and AdamW for the rest.
 
-    Muon is for maps between hidden vectors: the linear layers of blocks and projector. Embeddings and the head, whose rows belong to single
-    tokens, are AdamW's, as are norms and biases, which are no matrices. Norms and biases do not decay.
-    """
+    Muon is for maps between hidden vectors: the linear layers of blocks and projector. Embeddings and the head, whose
+    rows belong to single tokens, are AdamW's, as are norms and biases, which are no matrices. Norms and biases do not
+    decay."""
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    linear = {m.weight for name, m in module.named_modules() if isinstance(m, nn.Linear) and not name.endswith("lm_head")}
+    linear = {
+        m.weight for name, m in module.named_modules() if isinstance(m, nn.Linear) and not name.endswith("lm_head")
+    }
     hidden = {name: p for name, p in trained.items() if p in linear and config.optimizer == "muon"}
     rest = {name: p for name, p in trained.items() if name not in hidden}
-    matrices = groups_by_rate({name: p for name, p in rest.items() if p.ndim >= 2}, config, 0.0 if hidden else config.weight_decay)
+    matrices = groups_by_rate(
+        {name: p for name, p in rest.items() if p.ndim >= 2}, config, 0.0 if hidden else config.weight_decay
+    )
     vectors = groups_by_rate({name: p for name, p in rest.items() if p.ndim < 2}, config, 0.0)
     adamw = torch.optim.AdamW(matrices + vectors, lr=0.0, betas=(0.9, config.adam_beta2), eps=1e-8)
     return [adamw, Muon(groups_by_rate(hidden, config, config.weight_decay), lr=0.0)] if hidden else [adamw]
 
 
 def groups_by_rate(parameters: dict[str, Tensor], config: LoopConfig, weight_decay: float) -> list[dict]:
-    """The optimizer's groups of these parameters: one for each learning rate, which is `rate_factor` times the schedule's."""
+    """The optimizer's groups of these parameters: one for each learning rate, which is `rate_factor` times the
+    schedule's.
+    """
     factors = {name: config.rate_factor(name) for name in parameters}
     return [
-        {"params": [p for name, p in parameters.items() if factors[name] == factor], "weight_decay": weight_decay, "rate_factor": factor}
+        {
+            "params": [p for name, p in parameters.items() if factors[name] == factor],
+            "weight_decay": weight_decay,
+            "rate_factor": factor,
+        }
         for factor in dict.fromkeys(factors.values())
     ]
 
 
-def supervised_logits(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def supervised_logits(
+    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits (tokens, V) in float32 and targets (tokens,) of the supervised tokens: position t predicts label t + 1.
 
-    inputs_embeds (B, T, C), labels (B, T) with -100 where there is no loss. The head runs on the supervised positions alone.
-    """
+    inputs_embeds (B, T, C), labels (B, T) with -100 where there is no loss. The head runs on the supervised positions
+    alone."""
     hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
     targets = labels[:, 1:]
     supervised = targets != IGNORE_INDEX  # (B, T - 1)
     return language_model.logits(hidden[:, :-1][supervised]).float(), targets[supervised]
 
 
-def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def next_token_loss(
+    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy of the supervised tokens. Raises ValueError where no token is supervised."""
     logits, targets = supervised_logits(language_model, inputs_embeds, labels, attention_mask)
     if not len(targets):
@@ -134,8 +156,13 @@ def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, atten
     return F.cross_entropy(logits, targets)
 
 
-def backward(batch_loss: Callable[[int], Tensor | Iterator[Tensor]], step: int, dtype: str, device: torch.device) -> float:
-    """The gradients of the step's loss, which is returned. A micro-batch's activations are gone before the next one is computed."""
+def backward(
+    batch_loss: Callable[[int], Tensor | Iterator[Tensor]], step: int, dtype: str, device: torch.device
+) -> float:
+    """The gradients of the step's loss, which is returned.
+
+    A micro-batch's activations are gone before the next one is computed.
+    """
     with autocast(dtype, device):
         losses = batch_loss(step)
     losses, total = iter([losses] if isinstance(losses, Tensor) else losses), 0.0
@@ -159,11 +186,11 @@ def fit(
 ) -> None:
     """Train the parameters of `module` that require a gradient.
 
-    `batch_loss(step)` computes the loss of the step's batch, or gives one after the other those of its micro-batches, which add up to it; `save()`
-    writes the weights folder; `watch(step)`, at each save, returns further figures for the log; `finished()`, after each step, may end the training
-    before its last one; `validate(lowest)`, after each save, gives the validation loss, and keeps the weights if that is below the lowest so far.
-    Of several processes (distributed.py) all call this, a loss is the mean of theirs, and the first one writes.
-    """
+    `batch_loss(step)` computes the loss of the step's batch, or gives one after the other those of its micro-batches,
+    which add up to it; `save()` writes the weights folder; `watch(step)`, at each save, returns further figures for the
+    log; `finished()`, after each step, may end the training before its last one; `validate(lowest)`, after each save,
+    gives the validation loss, and keeps the weights if that is below the lowest so far. Of several processes
+    (distributed.py) all call this, a loss is the mean of theirs, and the first one writes."""
     out = Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -173,13 +200,18 @@ def fit(
     optimizers = make_optimizers(module, config)
     device = next(iter(parameters.values())).device
     defaults = type(config)().settings()
-    first = together(lambda: load_checkpoint(out, parameters, optimizers, config.settings(), defaults)) if config.resume else 0
+    first = (
+        together(lambda: load_checkpoint(out, parameters, optimizers, config.settings(), defaults))
+        if config.resume
+        else 0
+    )
     metrics = Metrics(out / "metrics.jsonl", first)
 
     def save_all(steps: int) -> None:
         metrics.write()
         save()
-        save_checkpoint(out, parameters, optimizers, steps, config.settings(), config.keep)  # last, so that it never counts what was not saved
+        # last, so that it never counts what was not saved
+        save_checkpoint(out, parameters, optimizers, steps, config.settings(), config.keep)
 
     def validation(steps: int) -> str:
         """Validate after so many steps, unless that was done before; the loss, in words."""
@@ -205,7 +237,9 @@ def fit(
                 loss = backward(batch_loss, step, config.dtype, device)
                 norm = whole(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm))
                 if not torch.isfinite(norm):
-                    raise UserError(f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data")
+                    raise UserError(
+                        f"the gradient is not finite at step {step}: lower --learning-rate, or look at this step's data"
+                    )
             except UserError:
                 if step > first:
                     save_all(step)  # what was learnt before the mistake is kept
@@ -224,7 +258,9 @@ def fit(
             if last or stop or (step + 1) % config.save_every == 0:
                 save_all(step + 1)
                 if stop and not last:
-                    bar.write(f"stopped after step {step + 1}, which is saved; the same command with --resume goes on from there")
+                    bar.write(
+                        f"stopped after step {step + 1}, which is saved; the same command with --resume goes on from there"
+                    )
                     raise KeyboardInterrupt
                 validated, figures = validation(step + 1), watch(step)
                 metrics.add(step=step, **figures)
@@ -238,7 +274,9 @@ def fit(
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C or a request to end has come, so that the step can be finished; a second one ends at once."""
+    """A function that tells whether Ctrl-C or a request to end has come, so that the step can be finished; a second one
+    ends at once.
+    """
     received = []
 
     def note(number: int, frame) -> None:
@@ -287,7 +325,10 @@ class Metrics:
         self.write_tensorboard(self.path.with_name("tensorboard"))
 
     def write_tensorboard(self, folder: Path) -> None:
-        """The rows that are not there yet, as scalars. What an earlier run left of the steps from `first` on, TensorBoard then drops."""
+        """The rows that are not there yet, as scalars.
+
+        What an earlier run left of the steps from `first` on, TensorBoard then drops.
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except Exception:  # not installed, or not with the versions that it needs
@@ -311,10 +352,19 @@ class Metrics:
         axes = figure.subplots()
         axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=0.6, alpha=0.4)
         window = max(1, len(rows) // 50)
-        means = [sum(row["loss"] for row in rows[i : i + window]) / len(rows[i : i + window]) for i in range(0, len(rows), window)]
+        means = [
+            sum(row["loss"] for row in rows[i : i + window]) / len(rows[i : i + window])
+            for i in range(0, len(rows), window)
+        ]
         axes.plot([rows[i]["step"] for i in range(0, len(rows), window)], means, linewidth=1.8, label="training")
         if validated:
-            axes.plot([row["step"] for row in validated], [row["validation_loss"] for row in validated], "o-", markersize=4, label="validation")
+            axes.plot(
+                [row["step"] for row in validated],
+                [row["validation_loss"] for row in validated],
+                "o-",
+                markersize=4,
+                label="validation",
+            )
             axes.legend()
         axes.set(xlabel="step", ylabel="loss", yscale="log")
         axes.grid(alpha=0.3)

@@ -1,9 +1,9 @@
-"""Training samples: LLaVA's JSON with a folder of pictures, or scenes made as they are needed; and a batch of them as tensors.
+"""Training samples: LLaVA's JSON with a folder of pictures, or scenes made as they are needed; and a batch of them as
+tensors.
 
-The JSON is the original's: a list of {"id", "image" (absent in text-only samples), "conversations": [{"from": "human" | "gpt", "value": ...}]},
-the first question holding "<image>" once; records.py reads it. A sample is (turns, picture or None); which samples a step sees follows from
-seed and step alone.
-"""
+The JSON is the original's: a list of {"id", "image" (absent in text-only samples), "conversations": [{"from": "human" |
+"gpt", "value": ...}]}, the first question holding "<image>" once; records.py reads it. A sample is (turns, picture or
+None); which samples a step sees follows from seed and step alone."""
 
 import os
 from collections.abc import Callable
@@ -30,7 +30,10 @@ class Sample:
 
 
 class SceneSamples:
-    """Endless scenes: stage 1 asks for a list or a description, stage 2 holds a conversation. Sample i is the same on every machine."""
+    """Endless scenes: stage 1 asks for a list or a description, stage 2 holds a conversation.
+
+    Sample i is the same on every machine.
+    """
 
     def __init__(self, stage: int):
         self.make_turns = {1: caption_request, 2: conversation}[stage]
@@ -66,7 +69,9 @@ class Epochs:
         return [int(self._order(seed, position // count, pictures)[position % count]) for position in positions]
 
     def _order(self, seed: int, epoch: int, pictures: bool | None) -> np.ndarray:
-        """The indices of one epoch, in its order. The last few are kept; two threads may ask, for batches and for sample answers."""
+        """The indices of one epoch, in its order. The last few are kept; two threads may ask, for batches and for
+        sample answers.
+        """
         orders, key = self._orders, (seed, epoch, pictures)
         if key not in orders:
             indices = np.arange(len(self)) if pictures is None else np.flatnonzero(self.has_picture == pictures)
@@ -76,7 +81,10 @@ class Epochs:
 
 
 class JsonSamples(Epochs):
-    """LLaVA's JSON. Everything that can be checked without opening the pictures is checked here, before the training starts."""
+    """LLaVA's JSON.
+
+    Everything that can be checked without opening the pictures is checked here, before the training starts.
+    """
 
     def __init__(self, path: str | Path, images: str | Path | None, skip_missing: bool = False):
         self.records = read_records(Path(path))
@@ -89,7 +97,10 @@ class JsonSamples(Epochs):
                 turns, name = turns_and_picture(record, self.images)
             except UserError as error:
                 raise UserError(f"{path}: record {index} (id {str(record.get('id'))[:40]!r}): {error}") from None
-            self.num_bytes[index], self.has_picture[index] = sum(len(text.encode(errors="replace")) for _, text in turns), name is not None
+            self.num_bytes[index], self.has_picture[index] = (
+                sum(len(text.encode(errors="replace")) for _, text in turns),
+                name is not None,
+            )
             if name is not None and not folders.hold(os.path.join(self.images, name)):
                 missing[index] = record
         if missing:
@@ -97,7 +108,9 @@ class JsonSamples(Epochs):
             count = f"{len(missing)} of {len(self.records)} pictures are"
             named = f"record {first} (id {str(record.get('id'))[:40]!r}): {picture_name(record)[:80]}"
             if not skip_missing:
-                raise UserError(f"{count} not in {self.images}, the first of {named}; --skip-missing leaves such records out")
+                raise UserError(
+                    f"{count} not in {self.images}, the first of {named}; --skip-missing leaves such records out"
+                )
             print(f"{count} not in {self.images} and their records are left out, the first of {named}")
             self.leave_out(set(missing))
 
@@ -121,7 +134,9 @@ class JsonSamples(Epochs):
 
 
 def turns_and_picture(record: dict, images: Path | None) -> tuple[list[Turn], str | None]:
-    """What a record says, without its "<image>", and the name of its picture; UserError where it is not as it should be."""
+    """What a record says, without its "<image>", and the name of its picture; UserError where it is not as it should
+    be.
+    """
     turns, name = read_turns(record), picture_name(record)
     if name is None:
         return turns, None  # an "<image>" in it was typed, and is text
@@ -132,7 +147,9 @@ def turns_and_picture(record: dict, images: Path | None) -> tuple[list[Turn], st
 
 
 class FolderListings:
-    """Which files exist, by listing each folder once: for hundreds of thousands of pictures much faster than asking for each."""
+    """Which files exist, by listing each folder once: for hundreds of thousands of pictures much faster than asking for
+    each.
+    """
 
     def __init__(self):
         self.names: dict[str, set[str]] = {}
@@ -151,9 +168,9 @@ class FolderListings:
 class LengthGroups:
     """The batches of a training by step, each of samples of like length, so that little is padding.
 
-    The samples of `group` steps are sorted by length together, cut into batches, and those taken in random order. `samples_of(step)` gives a step's
-    own samples, `length(sample)` how long one is; both depend on nothing else, so every step's batch can be made again.
-    """
+    The samples of `group` steps are sorted by length together, cut into batches, and those taken in random order.
+    `samples_of(step)` gives a step's own samples, `length(sample)` how long one is; both depend on nothing else, so
+    every step's batch can be made again."""
 
     def __init__(self, samples_of: Callable[[int], list], length: Callable[[object], int], group: int = 8):
         self.samples_of, self.length, self.group, self._number = samples_of, length, group, None
@@ -161,8 +178,13 @@ class LengthGroups:
     def __getitem__(self, step: int) -> list:
         number, place = divmod(step, self.group)
         if number != self._number:
-            batches = self.arrange([sample for i in range(self.group) for sample in self.samples_of(number * self.group + i)])
-            self._number, self._batches = number, [batches[i] for i in np.random.default_rng(number).permutation(self.group)]
+            batches = self.arrange(
+                [sample for i in range(self.group) for sample in self.samples_of(number * self.group + i)]
+            )
+            self._number, self._batches = (
+                number,
+                [batches[i] for i in np.random.default_rng(number).permutation(self.group)],
+            )
         return self._batches[place]
 
     def arrange(self, samples: list) -> list[list]:

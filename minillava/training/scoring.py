@@ -1,8 +1,7 @@
 """How well a model knows the tiny world: accuracy for each kind of question on scenes that no training saw.
 
-An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions the figure is the F1 of the
-things named. `python -m minillava.eval.scenes` prints the table.
-"""
+An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions
+the figure is the F1 of the things named. `python -m minillava.eval.scenes` prints the table."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -67,7 +66,15 @@ def score(asked: list[Case], answers: list[str]) -> dict[str, float]:
 def score_pictures(model, processor, asked: list[Case], blind: bool = False, title: str = "") -> dict[str, float]:
     """The score of a LLaVA that is shown the scenes, or, `blind`, a grey picture each time."""
     grey = Image.new("RGB", (asked[0].scene.size,) * 2, GREY)
-    return score(asked, answer_all(model, processor, [(case.question.text, grey if blind else case.scene.render()) for case in asked], title=title))
+    return score(
+        asked,
+        answer_all(
+            model,
+            processor,
+            [(case.question.text, grey if blind else case.scene.render()) for case in asked],
+            title=title,
+        ),
+    )
 
 
 def score_in_words(language_model, tokenizer: Tokenizer, asked: list[Case], form: str) -> dict[str, float]:
@@ -83,5 +90,9 @@ def table(columns: dict[str, dict[str, float]], asked: list[Case]) -> str:
     lines = ["| question | n | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
     for kind, title in TITLES.items():
         n = sum(case.question.kind == kind for case in asked)
-        lines.append(f"| {title} | {n} | " + " | ".join(f"{100 * scores[kind]:.1f}" if kind in scores else "" for scores in columns.values()) + " |")
+        lines.append(
+            f"| {title} | {n} | "
+            + " | ".join(f"{100 * scores[kind]:.1f}" if kind in scores else "" for scores in columns.values())
+            + " |"
+        )
     return "\n".join(lines)

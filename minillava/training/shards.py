@@ -1,7 +1,7 @@
 """A checkpoint of several processes: a folder with one safetensors file of each, which holds its rows of every tensor.
 
-torch.distributed.checkpoint writes them, and gives any number of processes the rows that each of them needs. Of its storages the one for safetensors
-is used, since the others unpickle what they read.
+torch.distributed.checkpoint writes them, and gives any number of processes the rows that each of them needs. Of its
+storages the one for safetensors is used, since the others unpickle what they read.
 
     FOLDER/shard-00001-....safetensors, ...        FOLDER/checkpoint.json: the metadata, and the SHA-256 of each file; written last
 """
@@ -20,7 +20,10 @@ SUMMARY = "checkpoint.json"
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write into the empty folder `folder`; all processes must call this. OSError, in all of them, where one could not write."""
+    """Write into the empty folder `folder`; all processes must call this.
+
+    OSError, in all of them, where one could not write.
+    """
     import torch.distributed.checkpoint as dcp  # here and below: it takes half a second, and few trainings need it
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -54,7 +57,11 @@ def read_metadata(folder: Path) -> dict[str, str]:
     metadata = together(lambda: read_json(folder / SUMMARY))
     checksums, known = own_checksums(folder), metadata.pop("sha256", None)
     held = set().union(*gather_objects(set(checksums)))
-    fits = isinstance(known, dict) and held == set(known) and all(known[name] == digest for name, digest in checksums.items())
+    fits = (
+        isinstance(known, dict)
+        and held == set(known)
+        and all(known[name] == digest for name, digest in checksums.items())
+    )
     if not gather(fits).all():
         raise ValueError("a file of it is missing or was changed")
     return metadata

@@ -1,8 +1,8 @@
 """Gradient accumulation: a batch in micro-batches, one after the other, with the gradient of the whole.
 
-The loss of a batch is a mean over its supervised tokens. A mean of the micro-batches' means would be another one: it would count a token of a
-short answer more than one of a long answer. So each micro-batch counts by its share of the batch's supervised tokens.
-"""
+The loss of a batch is a mean over its supervised tokens. A mean of the micro-batches' means would be another one: it
+would count a token of a short answer more than one of a long answer. So each micro-batch counts by its share of the
+batch's supervised tokens."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -15,12 +15,15 @@ from minillava.inputs.conversation import IGNORE_INDEX
 
 
 def micro_batches(batch: dict[str, Tensor], size: int, config: LlavaConfig) -> Iterator[dict[str, Tensor]]:
-    """The batch in parts of `size` rows (0: all in one), each without the padding that none of its rows needs, and with its own pictures."""
+    """The batch in parts of `size` rows (0: all in one), each without the padding that none of its rows needs, and with
+    its own pictures.
+    """
     rows = len(batch["input_ids"])
     if not 0 < size < rows:
         yield batch
         return
-    tokens_before = [0, *accumulate((batch["input_ids"] == config.image_token_id).sum(1).tolist())]  # of pictures, before each row
+    # of pictures, before each row
+    tokens_before = [0, *accumulate((batch["input_ids"] == config.image_token_id).sum(1).tolist())]
     tokens, views = pictures_of(batch, config)
     pictures_before = {count: number for number, count in enumerate([0, *accumulate(tokens)])}
     views_before = [0, *accumulate(views)]
@@ -30,7 +33,11 @@ def micro_batches(batch: dict[str, Tensor], size: int, config: LlavaConfig) -> I
         part = {name: batch[name][first:end, :width] for name in ("input_ids", "labels", "attention_mask")}
         a, b = (pictures_before[tokens_before[row]] for row in (first, end))
         if b > a:
-            part |= {name: batch[name][views_before[a] : views_before[b]] for name in ("pixel_values", "vision_features") if name in batch}
+            part |= {
+                name: batch[name][views_before[a] : views_before[b]]
+                for name in ("pixel_values", "vision_features")
+                if name in batch
+            }
             part |= {"image_sizes": batch["image_sizes"][a:b]} if "image_sizes" in batch else {}
         yield part
 

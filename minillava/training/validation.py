@@ -1,8 +1,7 @@
 """Validation: records that are never trained on, and the loss on them.
 
-The split is by picture: a model that was asked one question about a picture has seen it. The side of a picture follows from the seed and its name
-alone, so it stays what it is when records are added, removed, or put in another order.
-"""
+The split is by picture: a model that was asked one question about a picture has seen it. The side of a picture follows
+from the seed and its name alone, so it stays what it is when records are added, removed, or put in another order."""
 
 import hashlib
 import json
@@ -27,11 +26,16 @@ from minillava.training.samples import JsonSamples, evenly_cut
 
 
 def split(samples: JsonSamples, share: float, seed: int) -> tuple[JsonSamples, JsonSamples]:
-    """The records to train on, and those to validate on: about `share` of the pictures. UserError where there would be none of either."""
+    """The records to train on, and those to validate on: about `share` of the pictures.
+
+    UserError where there would be none of either.
+    """
     held = {index for index, record in enumerate(samples.records) if is_held_out(record, share, seed)}
     if len(held) in (0, len(samples)):
         side = "train" if held else "validate"
-        raise UserError(f"--validation-share {share} leaves none of {len(samples)} records to {side} on: choose another share or --seed")
+        raise UserError(
+            f"--validation-share {share} leaves none of {len(samples)} records to {side} on: choose another share or --seed"
+        )
     print(f"{len(held)} of {len(samples)} records are not trained on, but for validation")
     training, validation = copy(samples), copy(samples)
     training.leave_out(held)
@@ -48,12 +52,15 @@ def is_held_out(record: dict, share: float, seed: int) -> bool:
         key = ["id", str(record["id"])]
     else:
         key = ["text", record["conversations"]]
-    digest = hashlib.sha256(json.dumps([seed, *key]).encode()).digest()  # hash() of a string is another one in each process
+    # hash() of a string is another one in each process
+    digest = hashlib.sha256(json.dumps([seed, *key]).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 class Validation(Batches):
-    """The batches of the validation records, round after round the same ones in the same order, and the mean loss over them."""
+    """The batches of the validation records, round after round the same ones in the same order, and the mean loss over
+    them.
+    """
 
     def __init__(self, samples: JsonSamples, training: Batches):
         config = replace(training.config, pack=False, pack_length=0)
@@ -65,7 +72,9 @@ class Validation(Batches):
 
     @torch.no_grad()
     def mean_loss(self, model: Llava, loss: Callable[[dict[str, Tensor]], Tensor]) -> float:
-        """Over all supervised tokens of all records, each of which counts alike; `loss` gives the mean of a batch by `model`."""
+        """Over all supervised tokens of all records, each of which counts alike; `loss` gives the mean of a batch by
+        `model`.
+        """
         device, in_training = next(model.parameters()).device, [module for module in model.modules() if module.training]
         model.eval()
         total, tokens = 0.0, 0
@@ -82,7 +91,10 @@ class Validation(Batches):
 
 
 class Rounds:
-    """The groups of endless steps over a few lists of indices. Texts are tokenized again in each round, lest all of them stay in memory."""
+    """The groups of endless steps over a few lists of indices.
+
+    Texts are tokenized again in each round, lest all of them stay in memory.
+    """
 
     def __init__(self, parts: list[list[int]], encoded: Callable[[list[int]], list[tuple[Encoded, int]]]):
         self.parts, self.encoded = parts, encoded

@@ -25,7 +25,14 @@ FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # Settings of PEFT that would change what the numbers mean, and the values that they have here.
 PLAIN = dict(
-    bias="none", use_rslora=False, use_dora=False, fan_in_fan_out=False, rank_pattern={}, alpha_pattern={}, layers_to_transform=None, lora_bias=False
+    bias="none",
+    use_rslora=False,
+    use_dora=False,
+    fan_in_fan_out=False,
+    rank_pattern={},
+    alpha_pattern={},
+    layers_to_transform=None,
+    lora_bias=False,
 )
 
 
@@ -48,9 +55,14 @@ def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: 
     metadata = {"format": "pt", "base": fingerprint(weights.find_folder(base))}
     write_atomically(folder / FILE, lambda path: save_file(tensors, path, metadata))
     projector = ["multi_modal_projector"] * any("multi_modal_projector" in name for name in tensors)
-    config = dict(peft_type="LORA", base_model_name_or_path=str(base), r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none")
+    config = dict(
+        peft_type="LORA", base_model_name_or_path=str(base), r=r, lora_alpha=alpha, lora_dropout=dropout, bias="none"
+    )
     layers = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"
-    write_json(folder / weights.ADAPTER, {**config, "target_modules": layers, "modules_to_save": projector, "inference_mode": True})
+    write_json(
+        folder / weights.ADAPTER,
+        {**config, "target_modules": layers, "modules_to_save": projector, "inference_mode": True},
+    )
 
 
 def merge_adapter(model: Llava, folder: Path, base: Path) -> None:
@@ -77,7 +89,9 @@ def merge_adapter(model: Llava, folder: Path, base: Path) -> None:
 
 
 def has_place(name: str, tensor: Tensor, tensors: dict[str, Tensor], parameters: dict[str, Tensor]) -> bool:
-    """Whether a tensor of an adapter fits: it has a parameter's shape, or is A (r, in) or B (out, r) of a weight (out, in)."""
+    """Whether a tensor of an adapter fits: it has a parameter's shape, or is A (r, in) or B (out, r) of a weight (out,
+    in).
+    """
     layer, _, last = name.rpartition(".")
     if last not in ("lora_A", "lora_B"):
         return name in parameters and parameters[name].shape == tensor.shape
@@ -91,10 +105,14 @@ def read_scale(folder: Path) -> float:
     """alpha / r. UserError for a kind of adapter that would be added in another way."""
     config, path = read_json(folder / weights.ADAPTER), folder / weights.ADAPTER
     if (folder / "non_lora_trainables.bin").exists():
-        raise UserError(f"{folder} keeps its projector in non_lora_trainables.bin, a pickle, which is never read here: merge it in its own program.")
+        raise UserError(
+            f"{folder} keeps its projector in non_lora_trainables.bin, a pickle, which is never read here: merge it in its own program."
+        )
     strange = [name for name, plain in PLAIN.items() if config.get(name, plain) not in (plain, None)]
     if config.get("peft_type", "LORA") != "LORA" or strange:
-        raise UserError(f"{path}: an adapter with {strange[0] if strange else config['peft_type']} is not known here; merge it in its own program.")
+        raise UserError(
+            f"{path}: an adapter with {strange[0] if strange else config['peft_type']} is not known here; merge it in its own program."
+        )
     r, alpha = config.get("r"), config.get("lora_alpha")
     if not all(isinstance(value, int | float) and 0 < value < 1e6 for value in (r, alpha)):
         raise UserError(f"{path} must name r and lora_alpha, two numbers above 0.")
@@ -113,11 +131,15 @@ def our_name(name: str) -> str:
 def check_base(metadata: dict[str, str], folder: Path, base: Path) -> None:
     """UserError where the adapter tells what its base looked like and the base looks otherwise."""
     if metadata.get("base", "") not in ("", fingerprint(base)):
-        raise UserError(f"{base} is not the model that the adapter {folder} was trained on: its language model has changed since.")
+        raise UserError(
+            f"{base} is not the model that the adapter {folder} was trained on: its language model has changed since."
+        )
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of the language model's norms in bfloat16: a few numbers of each layer, which differ in every model that was trained further."""
+    """SHA-256 of the language model's norms in bfloat16: a few numbers of each layer, which differ in every model that
+    was trained further.
+    """
     norms: dict[str, Tensor] = {}
     for path in set(weights.tensor_files(folder).values()):
         with weights._open(path) as file:

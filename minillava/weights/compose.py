@@ -1,4 +1,6 @@
-"""What turns an official language model into LLaVA's: embeddings for `<image>` and `<pad>`, as in llava-hf's files (32,000 rows become 32,064)."""
+"""What turns an official language model into LLaVA's: embeddings for `<image>` and `<pad>`, as in llava-hf's files
+(32,000 rows become 32,064).
+"""
 
 from dataclasses import replace
 

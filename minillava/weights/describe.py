@@ -1,4 +1,5 @@
-"""What is in a weights folder, from its JSON files and the headers of its safetensors: `python -m minillava.weights show FOLDER`.
+"""What is in a weights folder, from its JSON files and the headers of its safetensors: `python -m minillava.weights
+show FOLDER`.
 
 No tensor is read. A folder of any kind that the project loads: a LLaVA, a plain LLaMA, a CLIP or its tower.
 """
@@ -52,12 +53,19 @@ def _part(values: dict):
 def _parts(config) -> list[tuple[str, str]]:
     if isinstance(config, VisionConfig):
         size = f"{config.image_size} x {config.image_size} pixels in patches of {config.patch_size}"
-        return [("vision tower", f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, {size}")]
+        return [
+            (
+                "vision tower",
+                f"{config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads, {size}",
+            )
+        ]
     if isinstance(config, TextConfig):
         heads = f"{config.num_attention_heads} heads ({config.num_key_value_heads} for keys and values)"
         words = f"{config.vocab_size} token ids, context {config.max_position_embeddings}"
         return [("language model", f"{config.num_hidden_layers} layers, width {config.hidden_size}, {heads}, {words}")]
-    tokens = f"{config.num_image_tokens} tokens a picture" + (", more by its tiles" if config.image_grid_pinpoints else "")
+    tokens = f"{config.num_image_tokens} tokens a picture" + (
+        ", more by its tiles" if config.image_grid_pinpoints else ""
+    )
     projector = ("projector", f"{config.projector_type}, from feature layer {config.vision_feature_layer}, {tokens}")
     return [*_parts(config.vision_config), projector, *_parts(config.text_config)]
 
@@ -81,8 +89,14 @@ def _speech(folder: Path, config) -> list[tuple[str, str]]:
     rows = []
     if isinstance(config, LlavaConfig):
         template = Processor.from_folder(folder, config).template
-        rows.append(("template", template if isinstance(template, str) else f"{template.name}, with a system prompt of its own"))
+        rows.append(
+            ("template", template if isinstance(template, str) else f"{template.name}, with a system prompt of its own")
+        )
     ends = with_end_tokens(getattr(config, "text_config", config), folder).eos_token_id
     defaults = sampling_defaults(folder)
     shown = ", ".join(f"{name} {value}" for name, value in defaults.items()) or "none"
-    return [*rows, ("end tokens", str(ends)), ("sampling", f"{shown} (the makers' defaults, shown and not used)" if defaults else shown)]
+    return [
+        *rows,
+        ("end tokens", str(ends)),
+        ("sampling", f"{shown} (the makers' defaults, shown and not used)" if defaults else shown),
+    ]

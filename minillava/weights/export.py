@@ -1,8 +1,7 @@
 """A weights folder for other programs: `python -m minillava.weights export FOLDER --layout llava-hf --out DIR`.
 
-llava-hf is what transformers loads, and with it vLLM and SGLang. original is haotian-liu/LLaVA's: language model and projector, and the tower as a
-CLIP of its own in `vision_tower`, whose path `mm_vision_tower` names.
-"""
+llava-hf is what transformers loads, and with it vLLM and SGLang. original is haotian-liu/LLaVA's: language model and
+projector, and the tower as a CLIP of its own in `vision_tower`, whose path `mm_vision_tower` names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,9 @@ def export(path: str | Path, layout: str, out: str | Path, vision: str | Path | 
 
 
 def without_image_rows(model: Llava) -> Llava:
-    """The same LLaVA with a vocabulary that ends before `<image>`, which llava-hf adds to the original's together with `<pad>` and empty rows."""
+    """The same LLaVA with a vocabulary that ends before `<image>`, which llava-hf adds to the original's together with
+    `<pad>` and empty rows.
+    """
     rows, text = model.config.image_token_id, model.config.text_config
     language_model = model.language_model
     for module in filter(None, (language_model.embed_tokens, language_model.lm_head)):

@@ -4,24 +4,32 @@
     read_vision_config(values)    -> VisionConfig     write_vision_config(config)  -> values, a CLIPVisionModel's
     read_text_config(values)      -> TextConfig       write_text_config(config)    -> values, a LLaMA's
 
-`values` is the object in the file: Hugging Face's (llava-hf, transformers 4 and 5) or the original's (haotian-liu/LLaVA). A config is a data file
-from elsewhere and not to be trusted: whatever this project does not support, or a number out of range, is a UserError that names it.
-"""
+`values` is the object in the file: Hugging Face's (llava-hf, transformers 4 and 5) or the original's
+(haotian-liu/LLaVA). A config is a data file from elsewhere and not to be trusted: whatever this project does not
+support, or a number out of range, is a UserError that names it."""
 
 from dataclasses import asdict, fields, replace
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
 
-# What transformers takes where a LLaVA's config has no vision_config at all, and the pinpoints of LLaVA-NeXT where it has none.
+# What transformers takes where a LLaVA's config has no vision_config at all, and the pinpoints of LLaVA-NeXT where it
+# has none.
 CLIP_L_336 = dict(
-    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14, projection_dim=768
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    image_size=336,
+    patch_size=14,
+    projection_dim=768,
 )
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 # Far beyond any model: a broken file must not fill the memory.
 MAX_VALUE, MAX_LAYERS, MAX_TILES = 2**24, 1000, 64
-POSITIVE = ("hidden", "inter", "num", "image_size", "patch", "vocab", "head", "max", "projection")  # whole-number fields so named are at least 1
+# whole-number fields so named are at least 1
+POSITIVE = ("hidden", "inter", "num", "image_size", "patch", "vocab", "head", "max", "projection")
 ROPE_NUMBERS = {
     "default": (),
     "linear": ("factor",),
@@ -29,9 +37,12 @@ ROPE_NUMBERS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------ reading
 def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
-    """A LLaVA's config, Hugging Face's or the original's. `tower` is that of another folder, whose tower the model is to have."""
+    """A LLaVA's config, Hugging Face's or the original's.
+
+    `tower` is that of another folder, whose tower the model is to have.
+    """
     if _is_original(values):
         return _read_original(values, tower)
     _expect(values, "model_type", ("llava", "llava_next"), "model")
@@ -47,8 +58,12 @@ def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
         "image_grid_pinpoints": (),
     }
     if values.get("model_type") == "llava_next":
-        _expect(values, "vision_feature_select_strategy", ("default",), "LLaVA-NeXT with vision_feature_select_strategy")
-        parts["image_grid_pinpoints"] = _read_pinpoints(values.get("image_grid_pinpoints", PINPOINTS), vision.image_size)
+        _expect(
+            values, "vision_feature_select_strategy", ("default",), "LLaVA-NeXT with vision_feature_select_strategy"
+        )
+        parts["image_grid_pinpoints"] = _read_pinpoints(
+            values.get("image_grid_pinpoints", PINPOINTS), vision.image_size
+        )
     return _build(LlavaConfig, {**values, **parts})
 
 
@@ -85,19 +100,24 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
         "text_config": text,
         "image_token_id": text.vocab_size,  # the first id without an embedding: the original marks pictures by -200
         "vision_feature_layer": values.get("mm_vision_select_layer"),
-        "vision_feature_select_strategy": "full" if values.get("mm_vision_select_feature") == "cls_patch" else "default",
+        "vision_feature_select_strategy": "full"
+        if values.get("mm_vision_select_feature") == "cls_patch"
+        else "default",
         "projector_type": values.get("mm_projector_type", "linear"),
     }
     if values.get("image_aspect_ratio") == "anyres":  # LLaVA-NeXT
         _expect(values, "mm_patch_merge_type", ("spatial_unpad",), "mm_patch_merge_type")
         _expect(values, "mm_vision_select_feature", ("patch",), "LLaVA-NeXT with mm_vision_select_feature")
         pinpoints = _read_pinpoints(values.get("image_grid_pinpoints"), vision.image_size)
-        parts["image_grid_pinpoints"] = tuple((height, width) for width, height in pinpoints)  # the original says (width, height)
+        # the original says (width, height)
+        parts["image_grid_pinpoints"] = tuple((height, width) for width, height in pinpoints)
     return _build(LlavaConfig, parts)
 
 
 def _original_tower(name: str, given: VisionConfig | None) -> VisionConfig:
-    """The config of the tower by its name; of one that is not known by name, the config of the folder that was given for it."""
+    """The config of the tower by its name; of one that is not known by name, the config of the folder that was given
+    for it.
+    """
     known = {"clip-vit-large-patch14-336": CLIP_L_336, "clip-vit-large-patch14": {**CLIP_L_336, "image_size": 224}}
     if given and name not in known:
         return given
@@ -133,15 +153,21 @@ def _read_pinpoints(pairs, image_size: int) -> tuple[tuple[int, int], ...]:
     """Pairs of edges in pixels, each a whole number of tiles, and not too many."""
 
     def fits(pair) -> bool:
-        whole = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(edge, int) and edge >= image_size for edge in pair)
+        whole = (
+            isinstance(pair, list | tuple)
+            and len(pair) == 2
+            and all(isinstance(edge, int) and edge >= image_size for edge in pair)
+        )
         return whole and not any(edge % image_size for edge in pair) and pair[0] * pair[1] <= MAX_TILES * image_size**2
 
     if not isinstance(pairs, list) or not pairs or not all(map(fits, pairs)):
-        raise UserError(f"config.json: image_grid_pinpoints must be a list of (height, width), each a few times {image_size}, not {str(pairs)[:80]}")
+        raise UserError(
+            f"config.json: image_grid_pinpoints must be a list of (height, width), each a few times {image_size}, not {str(pairs)[:80]}"
+        )
     return tuple(map(tuple, pairs))
 
 
-# ---------------------------------------------------------------------------------------------------------------- checking
+# ------------------------------------------------------------ checking
 def _build(cls, values: dict):
     """The fields that `cls` has, each checked; what is absent or null takes the default."""
     known = {item.name: values[item.name] for item in fields(cls) if values.get(item.name) is not None}
@@ -156,7 +182,9 @@ def _check(item, value) -> None:
         least = 1 if item.name.startswith(POSITIVE) else -MAX_VALUE
         most = MAX_LAYERS if item.name == "num_hidden_layers" else MAX_VALUE
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise UserError(f"config.json: {item.name} must be a {'positive ' if least == 1 else ''}whole number of at most {most}, not {value!r}")
+            raise UserError(
+                f"config.json: {item.name} must be a {'positive ' if least == 1 else ''}whole number of at most {most}, not {value!r}"
+            )
     elif item.type is float:
         _expect_number(item.name, value)
     elif item.type == int | list[int]:
@@ -168,11 +196,14 @@ def _check(item, value) -> None:
 def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:
     value = values.get(key)
     if value is not None and value not in allowed:
-        raise UserError(f"config.json: {what} {value!r} is not supported; this project knows {' and '.join(map(repr, allowed))}")
+        raise UserError(
+            f"config.json: {what} {value!r} is not supported; this project knows {' and '.join(map(repr, allowed))}"
+        )
 
 
 def _expect_number(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:  # beyond, an int does not fit
+    # beyond, an int does not fit
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
         raise UserError(f"config.json: {name} must be a positive number, not {value!r}")
 
 
@@ -184,7 +215,7 @@ def _section(values: dict, key: str) -> dict:
     return section
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------ writing
 def write_config(config: LlavaConfig) -> dict:
     """llava-hf's config.json, of LlavaForConditionalGeneration or LlavaNextForConditionalGeneration."""
     anyres = bool(config.image_grid_pinpoints)
@@ -205,7 +236,9 @@ def write_config(config: LlavaConfig) -> dict:
 
 
 def write_original_config(config: LlavaConfig, tower: str, pad: bool) -> dict:
-    """haotian-liu/LLaVA's config.json; `tower` is the path or name of the CLIP, `pad` says that pictures are padded to squares."""
+    """haotian-liu/LLaVA's config.json; `tower` is the path or name of the CLIP, `pad` says that pictures are padded to
+    squares.
+    """
     text = config.text_config
     old = {key: value for key, value in (text.rope_scaling or {}).items() if key != "rope_type"}
     values = {
@@ -225,7 +258,11 @@ def write_original_config(config: LlavaConfig, tower: str, pad: bool) -> dict:
     del values["rope_parameters"]  # transformers 5's, which the original does not know
     if config.image_grid_pinpoints:
         pinpoints = [[width, height] for height, width in config.image_grid_pinpoints]
-        values |= {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad", "image_grid_pinpoints": pinpoints}
+        values |= {
+            "image_aspect_ratio": "anyres",
+            "mm_patch_merge_type": "spatial_unpad",
+            "image_grid_pinpoints": pinpoints,
+        }
     return values
 
 

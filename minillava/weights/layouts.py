@@ -1,7 +1,7 @@
 """The names that tensors have in the files of each program, as pairs of prefixes: the file's and ours.
 
-The parameters here have the last parts of Hugging Face's names, so that a few pairs are a whole layout; read from right to left they are the export.
-"""
+The parameters here have the last parts of Hugging Face's names, so that a few pairs are a whole layout; read from right
+to left they are the export."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,10 @@ Rules = tuple[tuple[str, str], ...]  # (prefix in the file, prefix here); the fi
 
 
 def _tower(prefix: str) -> Rules:
-    names = (("encoder.layers.", "layers."), *((name, name) for name in ("embeddings.", "pre_layrnorm.", "post_layernorm.")))
+    names = (
+        ("encoder.layers.", "layers."),
+        *((name, name) for name in ("embeddings.", "pre_layrnorm.", "post_layernorm.")),
+    )
     return tuple((prefix + theirs, "vision_tower." + ours) for theirs, ours in names)
 
 
@@ -58,7 +61,9 @@ LAYOUTS: dict[str, Rules] = {
 }
 
 # Constants that old files hold, and the half of CLIP that reads text.
-IGNORED = re.compile(r"\b(position_ids|rotary_emb\.inv_freq)$|^(text_model|text_projection|visual_projection|logit_scale)\b")
+IGNORED = re.compile(
+    r"\b(position_ids|rotary_emb\.inv_freq)$|^(text_model|text_projection|visual_projection|logit_scale)\b"
+)
 
 
 def rename(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
@@ -70,9 +75,14 @@ def rename(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
 
 
 def find_layout(names: Iterable[str], wanted: Iterable[str]) -> str | None:
-    """The layout that gives the most of `wanted`, and of those the one that knows the most names; None if no layout gives any."""
+    """The layout that gives the most of `wanted`, and of those the one that knows the most names; None if no layout
+    gives any.
+    """
     names, wanted = list(names), set(wanted)
     renamed = {layout: [rename(name, rules) for name in names] for layout, rules in LAYOUTS.items()}
-    score = {layout: (sum(name in wanted for name in ours), sum(name is not None for name in ours)) for layout, ours in renamed.items()}
+    score = {
+        layout: (sum(name in wanted for name in ours), sum(name is not None for name in ours))
+        for layout, ours in renamed.items()
+    }
     best = max(score, key=score.get)
     return best if score[best][0] else None

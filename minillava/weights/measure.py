@@ -14,15 +14,19 @@ WORDS, SPOKEN = 8, 4  # ids of text that are read, and how many are decoded
 
 
 def measure(path: str | Path) -> list[tuple[str, str]]:
-    """(name, value) pairs to print: seconds to build a LLaVA from its mapped files, for a picture through its tower, and for text through the rest.
+    """(name, value) pairs to print: seconds to build a LLaVA from its mapped files, for a picture through its tower,
+    and for text through the rest.
 
-    Picture and text go apart: 576 rows of a picture through 7 billion numbers would take a CPU without bfloat16 instructions 20 minutes. The memory
-    is the most that this process has had resident, with Python, PyTorch and all that it has read of the mapped files.
-    """
+    Picture and text go apart: 576 rows of a picture through 7 billion numbers would take a CPU without bfloat16
+    instructions 20 minutes. The memory is the most that this process has had resident, with Python, PyTorch and all
+    that it has read of the mapped files."""
     folder = weights.find_folder(path)
     began = time.perf_counter()
     model = weights.load_model(folder, device="cpu", dtype="stored")
-    built, size = time.perf_counter() - began, sum(file.stat().st_size for file in set(weights.tensor_files(folder).values()))
+    built, size = (
+        time.perf_counter() - began,
+        sum(file.stat().st_size for file in set(weights.tensor_files(folder).values())),
+    )
     side = model.config.vision_config.image_size
     with torch.inference_mode():
         began = time.perf_counter()

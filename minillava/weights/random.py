@@ -1,7 +1,8 @@
-"""Random weights of an official size, to measure with: `python -m minillava.weights random --like llava-1.5-7b --out DIR`.
+"""Random weights of an official size, to measure with: `python -m minillava.weights random --like llava-1.5-7b --out
+DIR`.
 
-The names, shapes, type and shards are those of llava-hf's files; only the numbers are noise. One shard is in memory at a time.
-"""
+The names, shapes, type and shards are those of llava-hf's files; only the numbers are noise. One shard is in memory at
+a time."""
 
 from functools import partial
 from pathlib import Path

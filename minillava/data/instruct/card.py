@@ -20,7 +20,11 @@ TEACHERS = {
 
 def card(title: str, records: list[dict], made_from: dict[str, object], source: str, teacher: str) -> str:
     """Markdown. `made_from`: how it was made, name by value; `source` and `teacher` are keys of LICENCES and TEACHERS."""
-    lines = [f"# {title}", "", "Visual instruction data in LLaVA's JSON: {id, image, conversations}. No one who wrote it has seen a picture."]
+    lines = [
+        f"# {title}",
+        "",
+        "Visual instruction data in LLaVA's JSON: {id, image, conversations}. No one who wrote it has seen a picture.",
+    ]
     lines += ["", "## What it holds", "", table(count(records)), "", "## How it was made", ""]
     lines += [f"- {name}: {value}" for name, value in made_from.items()]
     lines += ["", "## Licence", "", LICENCES[source], TEACHERS[teacher], "", "## Limits", ""]

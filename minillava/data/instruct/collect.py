@@ -1,4 +1,6 @@
-"""Asking the teacher: what the journal does not hold yet is asked for, several requests at a time, within a budget of tokens."""
+"""Asking the teacher: what the journal does not hold yet is asked for, several requests at a time, within a budget of
+tokens.
+"""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -27,9 +29,9 @@ def estimate(requests: Sequence[Request], max_tokens: int) -> tuple[int, int]:
 def collect(requests: Sequence[Request], teacher: Teacher, journal: Journal, budget: int = 0) -> None:
     """Ask for every request, each reply going to the journal at once.
 
-    budget: tokens, read and written, that this call may use (0: no limit); no new request starts once they are used. After an error or Ctrl-C nothing
-    new starts, the replies under way, which are paid for, are waited for, and then it is raised.
-    """
+    budget: tokens, read and written, that this call may use (0: no limit); no new request starts once they are used.
+    After an error or Ctrl-C nothing new starts, the replies under way, which are paid for, are waited for, and then it
+    is raised."""
     used, lock, halt = 0, threading.Lock(), threading.Event()
 
     def ask(request: Request) -> None:
@@ -43,7 +45,9 @@ def collect(requests: Sequence[Request], teacher: Teacher, journal: Journal, bud
     def answer(request: Request) -> None:
         nonlocal used
         if budget and used >= budget:
-            raise UserError(f"The budget of {budget} tokens is used up; all replies are kept: the same command with a larger --budget goes on.")
+            raise UserError(
+                f"The budget of {budget} tokens is used up; all replies are kept: the same command with a larger --budget goes on."
+            )
         reply = teacher.write(request)
         journal.add(request.key(teacher.name), reply)
         with lock:

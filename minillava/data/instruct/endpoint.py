@@ -1,9 +1,10 @@
-"""A teacher behind any endpoint that speaks OpenAI's chat completions: OpenAI's own, or vLLM, llama.cpp, Ollama and others on one's own machine.
+"""A teacher behind any endpoint that speaks OpenAI's chat completions: OpenAI's own, or vLLM, llama.cpp, Ollama and
+others on one's own machine.
 
-The environment says which: OPENAI_BASE_URL (without it, OpenAI's), OPENAI_API_KEY, OPENAI_MODEL. The client library `openai` is needed for this
-teacher alone. What may mend itself (429, 5xx, time-outs, cut connections, replies without choices or that are no JSON) is tried again after a pause,
-which the endpoint's Retry-After sets or which doubles from try to try; what will not (a wrong key, an unknown model) ends the run in one sentence.
-"""
+The environment says which: OPENAI_BASE_URL (without it, OpenAI's), OPENAI_API_KEY, OPENAI_MODEL. The client library
+`openai` is needed for this teacher alone. What may mend itself (429, 5xx, time-outs, cut connections, replies without
+choices or that are no JSON) is tried again after a pause, which the endpoint's Retry-After sets or which doubles from
+try to try; what will not (a wrong key, an unknown model) ends the run in one sentence."""
 
 import math
 import os
@@ -17,7 +18,9 @@ from minillava.errors import UserError
 LONGEST_PAUSE = 60.0  # seconds; a Retry-After beyond it is cut to it
 
 
-def from_environment(temperature: float, max_tokens: int, concurrency: int, timeout: float, tries: int) -> "EndpointTeacher":
+def from_environment(
+    temperature: float, max_tokens: int, concurrency: int, timeout: float, tries: int
+) -> "EndpointTeacher":
     """The teacher that OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name; UserError for what is missing."""
     try:
         import openai
@@ -25,7 +28,9 @@ def from_environment(temperature: float, max_tokens: int, concurrency: int, time
         raise UserError("The teacher openai needs the client library: pip install openai") from None
     model, key, url = (os.environ.get(f"OPENAI_{name}", "") for name in ("MODEL", "API_KEY", "BASE_URL"))
     if not model:
-        raise UserError("Set OPENAI_MODEL to the model that is to write; OPENAI_BASE_URL and OPENAI_API_KEY say where and with which key.")
+        raise UserError(
+            "Set OPENAI_MODEL to the model that is to write; OPENAI_BASE_URL and OPENAI_API_KEY say where and with which key."
+        )
     if not key and not url:
         raise UserError("Set OPENAI_API_KEY to your key, or OPENAI_BASE_URL to an endpoint of your own.")
     try:
@@ -64,7 +69,9 @@ class EndpointTeacher:
         self.stopping.set()
 
     def write(self, request: Request) -> Reply:
-        """The model's reply; UserError when it cannot be had: after `tries` tries, or at once for a fault that trying again will not mend."""
+        """The model's reply; UserError when it cannot be had: after `tries` tries, or at once for a fault that trying
+        again will not mend.
+        """
         for number in range(self.tries):
             try:
                 return self._try(request)
@@ -73,14 +80,20 @@ class EndpointTeacher:
             pause = self.first_pause * 2**number * random.uniform(0.75, 1.25) if last.pause is None else last.pause
             if number + 1 < self.tries and self.stopping.wait(min(pause, LONGEST_PAUSE)):
                 break
-        raise UserError(f"The endpoint gave no reply in {number + 1} tries ({last}); all replies so far are kept, the same command goes on.")
+        raise UserError(
+            f"The endpoint gave no reply in {number + 1} tries ({last}); all replies so far are kept, the same command goes on."
+        )
 
     def _try(self, request: Request) -> Reply:
         import openai
 
         try:
             answer = self.client.chat.completions.create(
-                model=self.model, messages=list(request.messages), temperature=self.temperature, max_tokens=self.max_tokens, seed=request.seed
+                model=self.model,
+                messages=list(request.messages),
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+                seed=request.seed,
             )
         except openai.APITimeoutError:
             raise _PassingFault("it took too long") from None
@@ -96,7 +109,10 @@ class EndpointTeacher:
 
 
 def _reply(answer) -> Reply:
-    """The first choice; a fault where the body is no chat completion or has none. An empty text is a reply, and left to the filters."""
+    """The first choice; a fault where the body is no chat completion or has none.
+
+    An empty text is a reply, and left to the filters.
+    """
     choices = getattr(answer, "choices", None)
     message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
     if message is None:

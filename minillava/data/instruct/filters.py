@@ -1,8 +1,7 @@
 """Which replies may stay, and why the others may not.
 
-`judge` gives the pairs that stay, and for every pair or reply that goes a reason out of REASONS. A conversation loses the bad pair alone, a
-description or a reasoning goes whole.
-"""
+`judge` gives the pairs that stay, and for every pair or reply that goes a reason out of REASONS. A conversation loses
+the bad pair alone, a description or a reasoning goes whole."""
 
 import re
 from collections.abc import Sequence
@@ -25,9 +24,12 @@ REASONS = {
     "too long": "more words than the kind allows",
     "duplicate": "the same question was asked before about the picture, or the same answer given",
 }
-WORDS = {"conversation": (1, 150), "detail": (12, 400), "reasoning": (10, 400), "simple": (2, 60)}  # least and most, of an answer
+# least and most, of an answer
+WORDS = {"conversation": (1, 150), "detail": (12, 400), "reasoning": (10, 400), "simple": (2, 60)}
 
-_CONTROL = re.compile(r"<image>|</?s>|<\|[^|]*\|>|\[/?INST\]|<</?SYS>>|###|<unk>|<pad>|\b(USER|ASSISTANT|Human|Assistant):")
+_CONTROL = re.compile(
+    r"<image>|</?s>|<\|[^|]*\|>|\[/?INST\]|<</?SYS>>|###|<unk>|<pad>|\b(USER|ASSISTANT|Human|Assistant):"
+)
 _SOURCE = re.compile(
     r"\b(captions?|bounding[ -]box(es)?|coordinates?|annotations?|(provided|given) (text|context|descriptions?|information|sentences?)"
     r"|according to the (text|context|description|sentences?)"
@@ -93,14 +95,18 @@ def _sift(pairs: Sequence[Pair], kind: str, context: str) -> tuple[list[Pair], l
 def fault(question: str, answer: str, kind: str, context: str) -> str | None:
     """The first of REASONS that holds of a pair, or None."""
     words, (least, most) = len(answer.split()), WORDS[kind]
-    written = answer if kind in ("detail", "simple") else f"{question}\n{answer}"  # by the teacher; else the question is ours
+    # by the teacher; else the question is ours
+    written = answer if kind in ("detail", "simple") else f"{question}\n{answer}"
     if not question.strip() or not answer.strip():
         return "empty"
     for reason, holds in (
         ("control token", _CONTROL.search(written)),
         ("refusal", _REFUSAL.search(answer)),
         ("talks of its source", _SOURCE.search(written)),
-        ("cannot be known", _NEVER_SEEN.search(question) or _IGNORANCE.search(answer) or _unseen_color(question, answer, context)),
+        (
+            "cannot be known",
+            _NEVER_SEEN.search(question) or _IGNORANCE.search(answer) or _unseen_color(question, answer, context),
+        ),
         ("hallucinated object", hallucinated(answer, context)),
         ("too short", words < least),
         ("too long", words > most),

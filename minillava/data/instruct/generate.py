@@ -34,18 +34,29 @@ class DataSet:
             held.append(text[:400])
 
     def add(self, picture: Picture, kind: str, pairs: Sequence[Pair]) -> None:
-        """A record in LLaVA's JSON; the picture stands before the first question. "kind" is ours, and ignored by readers."""
-        turns = [{"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)]
+        """A record in LLaVA's JSON; the picture stands before the first question.
+
+        "kind" is ours, and ignored by readers.
+        """
+        turns = [
+            {"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)
+        ]
         turns[0] = {"from": "human", "value": "<image>\n" + turns[0]["value"]}
-        self.records.append({"id": f"{picture.id}-{kind}", "image": picture.image, "kind": kind, "conversations": turns})
+        self.records.append(
+            {"id": f"{picture.id}-{kind}", "image": picture.image, "kind": kind, "conversations": turns}
+        )
 
 
 def make_requests(pictures: Sequence[Picture], kinds: Sequence[str], prompts: Prompts, seed: int) -> list[Request]:
     """A request for each picture and each kind that a teacher writes, picture by picture."""
     if set(kinds) & set(WITH_BOXES) and not any(picture.instances for picture in pictures):
-        raise UserError("No picture has boxes, from which detail and reasoning are written: put instances_X.json beside captions_X.json.")
+        raise UserError(
+            "No picture has boxes, from which detail and reasoning are written: put instances_X.json beside captions_X.json."
+        )
     return [
-        Request(picture, kind, prompts.messages(kind, symbolic_context(picture, kind)), request_seed(seed, picture, kind))
+        Request(
+            picture, kind, prompts.messages(kind, symbolic_context(picture, kind)), request_seed(seed, picture, kind)
+        )
         for picture in pictures
         for kind in kinds
         if kind in KINDS
@@ -75,14 +86,20 @@ def assemble(requests: Sequence[Request], replies: Sequence[Reply], prompts: Pro
 
 
 def expand(pictures: Sequence[Picture], prompts: Prompts, seed: int, noun_phrases: bool) -> DataSet:
-    """The simple expansion: one caption of each picture answers a brief request; with `noun_phrases`, only captions that CC-595K's filter keeps."""
+    """The simple expansion: one caption of each picture answers a brief request; with `noun_phrases`, only captions
+    that CC-595K's filter keeps.
+    """
     made, questions = DataSet(), prompts.questions("brief")
     draws = [np.random.default_rng(request_seed(seed, picture, "simple")) for picture in pictures]
-    said = [picture.captions[int(rng.integers(len(picture.captions)))] for picture, rng in zip(pictures, draws, strict=True)]
+    said = [
+        picture.captions[int(rng.integers(len(picture.captions)))] for picture, rng in zip(pictures, draws, strict=True)
+    ]
     kept = set(frequent_captions(said, seed=seed)) if noun_phrases else set(range(len(said)))
     for index, (picture, caption, rng) in enumerate(zip(pictures, said, draws, strict=True)):
         made.replies["simple"] += 1
-        pairs, gone = judge(Reply(caption), "simple", "\n".join(picture.captions), questions[int(rng.integers(len(questions)))])
+        pairs, gone = judge(
+            Reply(caption), "simple", "\n".join(picture.captions), questions[int(rng.integers(len(questions)))]
+        )
         if pairs and index not in kept:
             pairs, gone = [], [("noun phrases", caption)]
         for reason, text in gone:

@@ -1,8 +1,8 @@
 """The journal: every reply on disk as soon as it has come, so that nothing is paid for twice.
 
-A line a reply: {"key", "text", "prompt_tokens", "reply_tokens", "truncated"}. A line is written whole and synced before the next request counts as
-done. A crash can leave half a line at the end: it is cut off when the journal is opened again.
-"""
+A line a reply: {"key", "text", "prompt_tokens", "reply_tokens", "truncated"}. A line is written whole and synced before
+the next request counts as done. A crash can leave half a line at the end: it is cut off when the journal is opened
+again."""
 
 import json
 import os
@@ -35,11 +35,15 @@ class Journal:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 values = json.loads(line)
-                reply = Reply(values["text"], int(values["prompt_tokens"]), int(values["reply_tokens"]), bool(values["truncated"]))
+                reply = Reply(
+                    values["text"], int(values["prompt_tokens"]), int(values["reply_tokens"]), bool(values["truncated"])
+                )
                 replies[str(values["key"])] = reply
             except (ValueError, KeyError, TypeError):
                 self.file.close()
-                raise UserError(f"{self.path}, line {number} is no reply of a teacher; remove the line, or the file to begin anew.") from None
+                raise UserError(
+                    f"{self.path}, line {number} is no reply of a teacher; remove the line, or the file to begin anew."
+                ) from None
         return replies
 
     def add(self, key: str, reply: Reply) -> None:

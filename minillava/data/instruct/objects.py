@@ -1,10 +1,10 @@
 """Object words in a text, and which of them nothing in the context vouches for.
 
-The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. A word is vouched for by any word of its own
-class in the captions or among the boxes: "man" by "person". What is denied ("there is no dog") is not claimed. Words outside the vocabulary are
-not judged, which costs recall; words with a second meaning (AMBIGUOUS) are left out, which costs recall, too, but spares false alarms.
-`python -m minillava.data.instruct planted --source SOURCE` measures precision and recall on planted objects.
-"""
+The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. A word is
+vouched for by any word of its own class in the captions or among the boxes: "man" by "person". What is denied ("there
+is no dog") is not claimed. Words outside the vocabulary are not judged, which costs recall; words with a second meaning
+(AMBIGUOUS) are left out, which costs recall, too, but spares false alarms. `python -m minillava.data.instruct planted
+--source SOURCE` measures precision and recall on planted objects."""
 
 import re
 from functools import cache
@@ -94,13 +94,16 @@ _TWO_WORDS = re.compile(
     "traffic light|fire hydrant|stop sign|parking meter|baseball bat|baseball glove|tennis racket|wine glass|hot dog|potted plant|dining table|"
     "computer mouse|cell phone|teddy bear|hair drier|hair dryer"
 )
-AMBIGUOUS = {"people", "cap", "coat", "bear", "fish", "duck", "cab", "mouse", "plane", "drum"}  # also verbs, parts of other names, or anyone at all
+# also verbs, parts of other names, or anyone at all
+AMBIGUOUS = {"people", "cap", "coat", "bear", "fish", "duck", "cab", "mouse", "plane", "drum"}
 _DENIAL = re.compile(r"\b(no|not|none|never|without|nor|neither|absent|lacks?|isn't|aren't|doesn't|don't)\b", re.I)
 
 
 @cache
 def class_of() -> dict[str, str]:
-    """{a word or its plural: the first word of its class}; a name of the tiny world that COCO has too joins COCO's class."""
+    """{a word or its plural: the first word of its class}; a name of the tiny world that COCO has too joins COCO's
+    class.
+    """
     found: dict[str, str] = {}
     for line in CLASSES.strip().split("\n"):
         words = _TWO_WORDS.findall(line) + _TWO_WORDS.sub(" ", line).split()

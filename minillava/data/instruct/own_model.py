@@ -1,7 +1,8 @@
-"""Our own language model as the teacher: LLaMA or Vicuna files run by minillava, so that a data set can be made on one machine.
+"""Our own language model as the teacher: LLaMA or Vicuna files run by minillava, so that a data set can be made on one
+machine.
 
-The worked examples become earlier turns of the conversation, the system text its system prompt. A small model needs the short prompt, --shots 0.
-"""
+The worked examples become earlier turns of the conversation, the system text its system prompt. A small model needs the
+short prompt, --shots 0."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from minillava.language_model import LanguageModel
 
 @dataclass
 class OwnModel:
-    """Writes with a language model of a weights folder, one request at a time; the same request gives the same text on the same machine."""
+    """Writes with a language model of a weights folder, one request at a time; the same request gives the same text on
+    the same machine.
+    """
 
     folder: str
     model: LanguageModel
@@ -40,19 +43,35 @@ class OwnModel:
 
     @property
     def name(self) -> str:
-        return f"{self.folder} template {self.template.name} temperature {self.temperature} max_tokens {self.max_tokens}"
+        return (
+            f"{self.folder} template {self.template.name} temperature {self.temperature} max_tokens {self.max_tokens}"
+        )
 
     def stop(self) -> None:
         """Nothing waits: the reply under way is finished."""
 
     def write(self, request: Request) -> Reply:
-        """The model's reply, sampled with the request's seed; UserError where the prompt is longer than the model's context."""
+        """The model's reply, sampled with the request's seed; UserError where the prompt is longer than the model's
+        context.
+        """
         (system, *messages) = request.messages
         template = replace(self.template, system=system["content"] + " ")
-        encoded = encode(self.tokenizer, template, [(message["role"], message["content"]) for message in messages], add_generation_prompt=True)
+        encoded = encode(
+            self.tokenizer,
+            template,
+            [(message["role"], message["content"]) for message in messages],
+            add_generation_prompt=True,
+        )
         ids = torch.tensor([encoded.input_ids])  # (1, T)
         try:
-            steps = generate(self.model, ids, max_new_tokens=self.max_tokens, temperature=self.temperature, top_p=0.95, seed=request.seed)
+            steps = generate(
+                self.model,
+                ids,
+                max_new_tokens=self.max_tokens,
+                temperature=self.temperature,
+                top_p=0.95,
+                seed=request.seed,
+            )
         except UserError:
             context = self.model.config.max_position_embeddings
             raise UserError(

@@ -1,10 +1,10 @@
 """How well hallucinated objects are found: precision and recall on planted ones.
 
-Every picture's caption is judged twice against what is left of its context without that caption. As it stands it is true, so what is flagged is a
-false alarm. Then one object word in it is replaced by one that the whole context lacks: that is to be flagged. A caption that names a thing which no
-other caption and no box names counts as a false alarm, too, though a teacher could not have known the thing: precision is a lower bound. What is
-planted is in the vocabulary of objects.py: recall says nothing of words outside it.
-"""
+Every picture's caption is judged twice against what is left of its context without that caption. As it stands it is
+true, so what is flagged is a false alarm. Then one object word in it is replaced by one that the whole context lacks:
+that is to be flagged. A caption that names a thing which no other caption and no box names counts as a false alarm,
+too, though a teacher could not have known the thing: precision is a lower bound. What is planted is in the vocabulary
+of objects.py: recall says nothing of words outside it."""
 
 from collections.abc import Sequence
 from dataclasses import replace

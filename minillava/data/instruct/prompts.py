@@ -1,8 +1,8 @@
 """System texts, worked examples and question lists: text files under prompts/, to be read and edited.
 
-A kind's folder holds system.txt and pairs N_context.txt, N_reply.txt (2, 3 and 3 of them, as many as the paper's authors used; the texts are this
-project's own). The teacher reads: system; for each pair the context as user and the reply as assistant; then the new context as user.
-"""
+A kind's folder holds system.txt and pairs N_context.txt, N_reply.txt (2, 3 and 3 of them, as many as the paper's
+authors used; the texts are this project's own). The teacher reads: system; for each pair the context as user and the
+reply as assistant; then the new context as user."""
 
 import hashlib
 from dataclasses import dataclass
@@ -32,7 +32,10 @@ class Prompts:
         said = [("system", self.text(f"{kind}/system.txt"))]
         for number in range(1, self.shots + 1):
             if (self.folder / kind / f"{number}_context.txt").is_file():
-                said += [("user", self.text(f"{kind}/{number}_context.txt")), ("assistant", self.text(f"{kind}/{number}_reply.txt"))]
+                said += [
+                    ("user", self.text(f"{kind}/{number}_context.txt")),
+                    ("assistant", self.text(f"{kind}/{number}_reply.txt")),
+                ]
         return tuple({"role": role, "content": text} for role, text in [*said, ("user", context)])
 
     def questions(self, name: str) -> list[str]:
@@ -42,5 +45,7 @@ class Prompts:
     def digest(self) -> str:
         """One hash of all prompts, by which a data set's card names them."""
         files = sorted(path for path in self.folder.rglob("*.txt") if path.is_file())
-        told = b"".join(path.relative_to(self.folder).as_posix().encode() + b"\0" + read_file(path) + b"\0" for path in files)
+        told = b"".join(
+            path.relative_to(self.folder).as_posix().encode() + b"\0" + read_file(path) + b"\0" for path in files
+        )
         return hashlib.sha256(told + str(self.shots).encode()).hexdigest()[:16]

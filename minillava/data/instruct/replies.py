@@ -1,8 +1,7 @@
 """A reply as question and answer pairs.
 
-Conversation and reasoning are written as blocks "Question:" / "===" / "Answer:", joined by "===" (the form of LLaVA's own prompt files); a detailed
-description is plain text, and its question is drawn from a list.
-"""
+Conversation and reasoning are written as blocks "Question:" / "===" / "Answer:", joined by "===" (the form of LLaVA's
+own prompt files); a detailed description is plain text, and its question is drawn from a list."""
 
 import re
 
@@ -17,7 +16,10 @@ def parse_pairs(text: str) -> list[Pair] | None:
         return None
     pairs = []
     for question, answer in zip(parts[::2], parts[1::2], strict=True):
-        asked, told = re.match(r"Question:\s*(.+)", question, re.DOTALL | re.I), re.match(r"Answer:\s*(.*)", answer, re.DOTALL | re.I)
+        asked, told = (
+            re.match(r"Question:\s*(.+)", question, re.DOTALL | re.I),
+            re.match(r"Answer:\s*(.*)", answer, re.DOTALL | re.I),
+        )
         if not (asked and told):
             return None
         pairs.append((asked[1].strip(), told[1].strip()))

@@ -1,4 +1,6 @@
-"""What was made and what was left out, as text and as pictures: a contact sheet of picture, context and reply; charts of questions and words."""
+"""What was made and what was left out, as text and as pictures: a contact sheet of picture, context and reply; charts
+of questions and words.
+"""
 
 import io
 import textwrap
@@ -22,13 +24,20 @@ WHY = {**REASONS, "noun phrases": "its noun phrases are rare, or frequent and th
 def text(made: DataSet) -> str:
     """Markdown: for each kind how many replies gave how many records, and why the others went, with samples."""
     kept = {kind: sum(record["kind"] == kind for record in made.records) for kind in made.replies}
-    lines = ["| kind | replies | records |", "|---|---|---|", *(f"| {kind} | {made.replies[kind]} | {kept[kind]} |" for kind in made.replies)]
+    lines = [
+        "| kind | replies | records |",
+        "|---|---|---|",
+        *(f"| {kind} | {made.replies[kind]} | {kept[kind]} |" for kind in made.replies),
+    ]
     reasons = [reason for reason in WHY if any(counts[reason] for counts in made.gone.values())]
     if not reasons:
         return "\n".join([*lines, "", "Nothing was left out."])
     kinds = list(made.gone)
     lines += ["", f"| left out because | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
-    lines += [f"| {reason}: {WHY[reason]} | " + " | ".join(str(made.gone[kind][reason]) for kind in kinds) + " |" for reason in reasons]
+    lines += [
+        f"| {reason}: {WHY[reason]} | " + " | ".join(str(made.gone[kind][reason]) for kind in kinds) + " |"
+        for reason in reasons
+    ]
     for reason in reasons:
         lines += ["", f"{reason}:", "", *(f"    {' '.join(sample.split())[:300]}" for sample in made.samples[reason])]
     return "\n".join(lines)
@@ -41,7 +50,10 @@ def contact_sheet(made: DataSet, pictures: Sequence[Picture], images: str | Path
         written.setdefault(record["image"], []).append(record)
     shown = [picture for picture in pictures if picture.image in written][:rows]
     contexts = [_wrapped(symbolic_context(picture, "detail"), 58, 24) for picture in shown]
-    blocks = [(_thumbnail(picture, images), context, _replies(written[picture.image])) for picture, context in zip(shown, contexts, strict=True)]
+    blocks = [
+        (_thumbnail(picture, images), context, _replies(written[picture.image]))
+        for picture, context in zip(shown, contexts, strict=True)
+    ]
     line, side, font = 15, 200, ImageFont.load_default(12)
     heights = [max(side, line * max(len(context), len(replies))) + 24 for _, context, replies in blocks]
     sheet = Image.new("RGB", (1240, max(60, sum(heights))), "white")
@@ -78,7 +90,9 @@ def _replies(records: list[dict]) -> list[str]:
     for record in records:
         lines.append(f"[{record['kind']}]")
         for turn in record["conversations"]:
-            lines += _wrapped(("Q: " if turn["from"] == "human" else "A: ") + turn["value"].replace("<image>\n", ""), 95, 7)
+            lines += _wrapped(
+                ("Q: " if turn["from"] == "human" else "A: ") + turn["value"].replace("<image>\n", ""), 95, 7
+            )
     return lines[:40]
 
 

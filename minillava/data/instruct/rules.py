@@ -7,14 +7,27 @@ from collections import Counter
 
 import numpy as np
 
-from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, counted, joined, pick, plural, sentence, shuffled, swap
+from minillava.data.facts import (
+    NUMBERS,
+    PLACE_PHRASE,
+    Facts,
+    a,
+    counted,
+    joined,
+    pick,
+    plural,
+    sentence,
+    shuffled,
+    swap,
+)
 from minillava.data.instruct.replies import Pair, write_pairs
 from minillava.data.instruct.teacher import Reply, Request
 from minillava.data.questions import questions
 from minillava.data.scenes import GROUP_OF, GROUPS
 from minillava.errors import UserError
 
-TALKED_OF = {"existence", "count_of", "count", "where", "relation", "color", "group", "list"}  # the kinds of question of a conversation
+# the kinds of question of a conversation
+TALKED_OF = {"existence", "count_of", "count", "where", "relation", "color", "group", "list"}
 
 
 class RuleTeacher:
@@ -25,7 +38,9 @@ class RuleTeacher:
     def write(self, request: Request) -> Reply:
         scene = request.picture.scene
         if scene is None:
-            raise UserError("The rule teacher knows the tiny world alone: --source scenes; for other pictures choose --teacher openai or a folder.")
+            raise UserError(
+                "The rule teacher knows the tiny world alone: --source scenes; for other pictures choose --teacher openai or a folder."
+            )
         return Reply(_WRITERS[request.kind](Facts(scene), np.random.default_rng(request.seed)))
 
     def stop(self) -> None:
@@ -41,7 +56,10 @@ def _conversation(facts: Facts, rng) -> str:
 def _detail(facts: Facts, rng) -> str:
     """Everything: what there is, on what background, where each thing is, and what lies where relative to what."""
     total, look = len(facts.things), facts.background(rng)
-    openings = (f"the picture shows {facts.listing()} on {a(look)} background", f"on {a(look)} background {facts.there_listing()}")
+    openings = (
+        f"the picture shows {facts.listing()} on {a(look)} background",
+        f"on {a(look)} background {facts.there_listing()}",
+    )
     told = [sentence(pick(rng, openings))]
     if total > 1 and rng.random() < 0.6:
         told.append(f"There are {NUMBERS[total]} objects.")
@@ -59,7 +77,11 @@ def _detail(facts: Facts, rng) -> str:
 
 def _reasoning(facts: Facts, rng) -> str:
     """One question that needs a step from what is seen to what follows, and the answer with its reason."""
-    known = [(one.text, one.answer + _why(facts, one.short)) for one in questions(facts.scene, rng, 40) if one.kind == "reasoning"]
+    known = [
+        (one.text, one.answer + _why(facts, one.short))
+        for one in questions(facts.scene, rng, 40)
+        if one.kind == "reasoning"
+    ]
     if known and rng.random() < 0.7:
         return write_pairs([pick(rng, known)])
     made = [maker(facts, rng) for maker in (_most, _difference, _any_of, _walk)]
@@ -71,7 +93,9 @@ def _why(facts: Facts, name: str) -> str:
     if not others:
         return f" The {name} is the only thing in the picture, so there is nothing else to choose from."
     verb = "is" if len(others) == 1 and facts.count[others[0]] == 1 else "are"
-    return f" The other things in the picture {verb} {joined([counted(other, facts.count[other]) for other in others])}."
+    return (
+        f" The other things in the picture {verb} {joined([counted(other, facts.count[other]) for other in others])}."
+    )
 
 
 def _most(facts: Facts, rng) -> Pair | None:
@@ -83,7 +107,13 @@ def _most(facts: Facts, rng) -> Pair | None:
     members = joined([counted(name, count) for name, count in facts.count.items() if GROUP_OF[name] == group])
     other = joined([counted(name, count) for name, count in facts.count.items() if GROUP_OF[name] != group])
     more = "is more food" if group == "food" else f"are more {plural(group)}"
-    question = pick(rng, ("What kind of thing is there most of, and how can you tell?", "Which kind of thing is the most frequent here, and why?"))
+    question = pick(
+        rng,
+        (
+            "What kind of thing is there most of, and how can you tell?",
+            "Which kind of thing is the most frequent here, and why?",
+        ),
+    )
     return question, f"There {more} than anything else, because the picture shows {members}, and besides only {other}."
 
 
@@ -98,7 +128,10 @@ def _difference(facts: Facts, rng) -> Pair | None:
         return None
     question = f"Are there more {plural(name)} than {plural(other)}, and how many more?"
     few = f"only {NUMBERS[fewer]} {other if fewer == 1 else plural(other)}"
-    return question, f"Yes, there are {NUMBERS[more]} {plural(name)} and {few}, so there are {NUMBERS[more - fewer]} more {plural(name)}."
+    return (
+        question,
+        f"Yes, there are {NUMBERS[more]} {plural(name)} and {few}, so there are {NUMBERS[more - fewer]} more {plural(name)}.",
+    )
 
 
 def _any_of(facts: Facts, rng) -> Pair:
@@ -111,13 +144,18 @@ def _any_of(facts: Facts, rng) -> Pair:
         names = joined([counted(name, count) for name, count in facts.count.items() if name in GROUPS[group]])
         many = sum(count for name, count in facts.count.items() if name in GROUPS[group]) > 1
         what = group if group == "food" else plural(group) if many else a(group)
-        return _group_question(group, rng), f"Yes, the picture shows {names}, and {'they are' if many else 'that is'} {what}."
+        return _group_question(
+            group, rng
+        ), f"Yes, the picture shows {names}, and {'they are' if many else 'that is'} {what}."
     group = pick(rng, hidden)
     return _group_question(group, rng), f"No, the picture shows {facts.listing()}, and none of this is {a(group)}."
 
 
 def _group_question(group: str, rng) -> str:
-    forms = ("Is there {group} in the picture, and why do you think so?", "Would you say that {group} is shown, and for what reason?")
+    forms = (
+        "Is there {group} in the picture, and why do you think so?",
+        "Would you say that {group} is shown, and for what reason?",
+    )
     return pick(rng, forms).format(group=a(group))
 
 

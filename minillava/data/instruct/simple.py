@@ -1,10 +1,11 @@
-"""The simple expansion: a caption answers a request for a brief description; and the filter by noun phrases that made CC-595K from CC3M.
+"""The simple expansion: a caption answers a request for a brief description; and the filter by noun phrases that made
+CC-595K from CC3M.
 
-Visual Instruction Tuning (arXiv 2304.08485), section 4.2 and appendix: noun phrases are counted over all captions; those that occur less than 3 times
-are passed over; then, from the rarest on, each phrase's captions are taken, at most 100 of a phrase. The authors found the phrases with spaCy. Here
-they are found by hand, without a tagger: a phrase is a longest run of words without a function word, a frequent verb, an adverb in -ly or a mark
-between; that finds "red fire engine", but a rare verb ("a man juggles balls") stays in its phrase, which then counts as rare.
-"""
+Visual Instruction Tuning (arXiv 2304.08485), section 4.2 and appendix: noun phrases are counted over all captions;
+those that occur less than 3 times are passed over; then, from the rarest on, each phrase's captions are taken, at most
+100 of a phrase. The authors found the phrases with spaCy. Here they are found by hand, without a tagger: a phrase is a
+longest run of words without a function word, a frequent verb, an adverb in -ly or a mark between; that finds "red fire
+engine", but a rare verb ("a man juggles balls") stays in its phrase, which then counts as rare."""
 
 import re
 from collections import defaultdict
@@ -50,8 +51,10 @@ def frequent_captions(captions: Sequence[str], rare: int = RARE, most: int = MOS
             holding[phrase].append(index)
     kept: set[int] = set()
     rng = np.random.default_rng(seed)
-    for phrase in sorted((phrase for phrase in holding if len(holding[phrase]) >= rare), key=lambda phrase: (len(holding[phrase]), phrase)):
+    for phrase in sorted(
+        (phrase for phrase in holding if len(holding[phrase]) >= rare),
+        key=lambda phrase: (len(holding[phrase]), phrase),
+    ):
         indices = holding[phrase]
         kept.update(indices if len(indices) <= most else (int(i) for i in rng.choice(indices, most, replace=False)))
     return sorted(kept)
-

@@ -1,9 +1,9 @@
 """Pictures whose captions and boxes are known: COCO's annotation files, JSONL, or scenes of the tiny world.
 
-COCO (cocodataset.org, "data format"): captions_*.json and instances_*.json, boxes [x, y, width, height] in pixels; 2014 and 2017 alike. JSONL: a line
-a picture, {"id", "image", "captions": [...], "instances": [{"category", "bbox": [x1, y1, x2, y2]}]}, boxes in fractions of width and height, as
-`python -m minillava.data` writes them. Every file is treated as untrusted.
-"""
+COCO (cocodataset.org, "data format"): captions_*.json and instances_*.json, boxes [x, y, width, height] in pixels; 2014
+and 2017 alike. JSONL: a line a picture, {"id", "image", "captions": [...], "instances": [{"category", "bbox": [x1, y1,
+x2, y2]}]}, boxes in fractions of width and height, as `python -m minillava.data` writes them. Every file is treated as
+untrusted."""
 
 import math
 from collections import defaultdict
@@ -20,7 +20,9 @@ from minillava.files import check_name, parse_json, read_file, read_json
 
 @dataclass(frozen=True)
 class Picture:
-    """What is known of a picture. Boxes are (x1, y1, x2, y2) in fractions of its width and height; `scene` is known in the tiny world alone."""
+    """What is known of a picture. Boxes are (x1, y1, x2, y2) in fractions of its width and height; `scene` is known in
+    the tiny world alone.
+    """
 
     id: str
     image: str
@@ -30,7 +32,9 @@ class Picture:
 
 
 def read_source(source: str, start: int = 0, limit: int = 0) -> list[Picture]:
-    """Pictures start .. start + limit - 1 of "scenes", of a captions_*.json or of a .jsonl file; limit 0: all (of the endless scenes: 100)."""
+    """Pictures start .. start + limit - 1 of "scenes", of a captions_*.json or of a .jsonl file; limit 0: all (of the
+    endless scenes: 100).
+    """
     if start < 0 or limit < 0:
         raise UserError(f"--start {start} --limit {limit}: both must be 0 or more.")
     if source == "scenes":
@@ -71,7 +75,9 @@ def _picture(value) -> Picture:
     said, instances = value.get("captions"), value.get("instances", [])
     if not isinstance(said, list) or not said or not all(isinstance(text, str) for text in said):
         raise UserError("its captions must be a list of at least one text.")
-    if not isinstance(instances, list) or not all(isinstance(item, dict) and isinstance(item.get("category"), str) for item in instances):
+    if not isinstance(instances, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("category"), str) for item in instances
+    ):
         raise UserError("its instances must be a list of objects with a category and a bbox.")
     boxes = tuple((one_line(item["category"]), fractions(item.get("bbox"), 1, 1)) for item in instances)
     return Picture(str(value.get("id", value["image"])), value["image"], tuple(map(one_line, said)), boxes)
@@ -83,7 +89,11 @@ def one_line(text: str) -> str:
 
 def fractions(box, width: float, height: float) -> Box:
     """Corners in fractions of the picture, inside it; UserError for what is no box of four numbers."""
-    numbers = isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box)
+    numbers = (
+        isinstance(box, list | tuple)
+        and len(box) == 4
+        and all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box)
+    )
     if not numbers or width <= 0 or height <= 0 or box[0] > box[2] or box[1] > box[3]:
         raise UserError(f"{str(box)[:60]} is no box [x1, y1, x2, y2] in a picture of {width} x {height}.")
     scaled = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
@@ -98,7 +108,9 @@ def _expect_different(ids: list[str], path: Path) -> None:
 
 # ---- COCO
 def read_coco(path: Path) -> list[Picture]:
-    """The pictures of captions_X.json that have captions, with the boxes of instances_X.json beside it (without it: none); crowds are left out."""
+    """The pictures of captions_X.json that have captions, with the boxes of instances_X.json beside it (without it:
+    none); crowds are left out.
+    """
     file, boxes = read_json(path), path.with_name(path.name.replace("captions_", "instances_", 1))
     try:
         said = defaultdict(list)
@@ -109,10 +121,18 @@ def read_coco(path: Path) -> list[Picture]:
         for image in images:
             check_name(image["file_name"])
         return [
-            Picture(f"{image['id']:012d}", image["file_name"], tuple(said[image["id"]]), tuple(instances.get(image["id"], ()))) for image in images
+            Picture(
+                f"{image['id']:012d}",
+                image["file_name"],
+                tuple(said[image["id"]]),
+                tuple(instances.get(image["id"], ())),
+            )
+            for image in images
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} and {boxes.name} must be COCO's annotation files: {type(error).__name__} {error} while reading them.") from None
+        raise UserError(
+            f"{path} and {boxes.name} must be COCO's annotation files: {type(error).__name__} {error} while reading them."
+        ) from None
 
 
 def _coco_instances(path: Path) -> dict[int, list[tuple[str, Box]]]:
@@ -123,5 +143,7 @@ def _coco_instances(path: Path) -> dict[int, list[tuple[str, Box]]]:
     for note in file["annotations"]:
         if not note.get("iscrowd"):
             x, y, width, height = note["bbox"]
-            found[note["image_id"]].append((names[note["category_id"]], fractions([x, y, x + width, y + height], *sizes[note["image_id"]])))
+            found[note["image_id"]].append(
+                (names[note["category_id"]], fractions([x, y, x + width, y + height], *sizes[note["image_id"]]))
+            )
     return found

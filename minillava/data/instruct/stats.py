@@ -1,8 +1,9 @@
-"""What a data set holds: kinds, turns, words, picture folders; of ours and of the published LLaVA-Instruct-150K and mix665k files.
+"""What a data set holds: kinds, turns, words, picture folders; of ours and of the published LLaVA-Instruct-150K and
+mix665k files.
 
-A published record says its kind nowhere. Here it is told by its form: several questions make a conversation, answers of one to five words on average
-a short-answer record (VQA and its like), one question that asks for a description a description, one other question reasoning.
-"""
+A published record says its kind nowhere. Here it is told by its form: several questions make a conversation, answers of
+one to five words on average a short-answer record (VQA and its like), one question that asks for a description a
+description, one other question reasoning."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,13 +13,18 @@ from statistics import mean, median
 from minillava.data.records import picture_name, read_turns
 from minillava.errors import UserError
 
-_DESCRIBE = re.compile(r"\b(descri(be|bing|ption)|explain (the )?(visual|various)|analy[sz]e|what is this photo|what's happening|go through)", re.I)
+_DESCRIBE = re.compile(
+    r"\b(descri(be|bing|ption)|explain (the )?(visual|various)|analy[sz]e|what is this photo|what's happening|go through)",
+    re.I,
+)
 _TWO_WORDS = ("how many", "in which")
 
 
 @dataclass
 class Stats:
-    """Counts over the records: words of the answers and turns by kind, first words of the questions, folders of the pictures."""
+    """Counts over the records: words of the answers and turns by kind, first words of the questions, folders of the
+    pictures.
+    """
 
     records: int = 0
     text_only: int = 0
@@ -69,14 +75,27 @@ def count(records: list[dict]) -> Stats:
 
 def table(stats: Stats) -> str:
     """Markdown: a row a kind, then folders and first words."""
-    lines = ["| kind | records | questions | questions a record | words an answer (mean, median, most) |", "|---|---|---|---|---|"]
+    lines = [
+        "| kind | records | questions | questions a record | words an answer (mean, median, most) |",
+        "|---|---|---|---|---|",
+    ]
     for kind in sorted(stats.turns):
         turns, words = stats.turns[kind], stats.words[kind]
-        lines.append(f"| {kind} | {len(turns)} | {sum(turns)} | {mean(turns):.1f} | {mean(words):.1f}, {median(words):g}, {max(words)} |")
+        lines.append(
+            f"| {kind} | {len(turns)} | {sum(turns)} | {mean(turns):.1f} | {mean(words):.1f}, {median(words):g}, {max(words)} |"
+        )
     lines += ["", f"{stats.records} records, {stats.text_only} of text only."]
     lines += [f"{number} cannot be read: {why}." for why, number in stats.broken.most_common()]
     if stats.folders:
-        lines.append("Picture folders: " + ", ".join(f"{folder} {number}" for folder, number in stats.folders.most_common(12)) + ".")
+        lines.append(
+            "Picture folders: "
+            + ", ".join(f"{folder} {number}" for folder, number in stats.folders.most_common(12))
+            + "."
+        )
     if stats.openings:
-        lines.append("Questions begin with: " + ", ".join(f"{words} {number}" for words, number in stats.openings.most_common(12)) + ".")
+        lines.append(
+            "Questions begin with: "
+            + ", ".join(f"{words} {number}" for words, number in stats.openings.most_common(12))
+            + "."
+        )
     return "\n".join(lines)
