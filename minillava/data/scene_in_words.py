@@ -3,10 +3,12 @@
 The language model is pretrained on these texts before it sees a picture. The map is what a picture's 49 patches will
 later stand in for."""
 
-from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, pick, sentence, shuffled, swap
+from minillava.data.facts import NUMBERS, PATTERN_WORD, PLACE_PHRASE, Facts, a, pick, sentence, shuffled, swap
 from minillava.data.scenes import RELATIONS, Scene, Thing, cell, where
 
 FORMS = ("prose", "map")
+# what a text does not tell: sizes in pixels and distances, and in a map of names and colours the pattern
+UNTOLD = {"prose": {"bigger", "nearest"}, "map": {"bigger", "nearest", "biggest", "pattern"}}
 
 
 def in_words(scene: Scene, form: str, rng) -> str:
@@ -43,15 +45,10 @@ def describe_in_words(scene: Scene, rng) -> str:
         if not _implied(*pair, scene.size) or rng.random() < 0.25:
             one, rel, other = swap(pair, rng)
             sentences.append(f"The {one.name} is {rel} the {other.name}.")
-    look = a(facts.background(rng))
-    background = pick(
-        rng,
-        (
-            f"The background is {facts.background(rng)}.",
-            f"The picture has {look} background.",
-            f"Everything is on {look} background.",
-        ),
-    )
+    sentences += [f"The {name} is the {which}." for which, name in facts.extremes()]
+    look = f"{PATTERN_WORD[scene.pattern]} {scene.color}"
+    forms = ("The background is {look}.", "The picture has {a_look} background.", "Everything is on {a_look} background.")
+    background = pick(rng, forms).format(look=look, a_look=a(look))
     sentences.insert(0 if rng.random() < 0.5 else len(sentences), background)
     if rng.random() < 0.3:
         total = len(facts.things)

@@ -68,7 +68,8 @@ PATTERNS = ("plain", "gradient", "stripes", "checks", "dots", "noise")
 
 SIZE = 112  # default side of a scene, px
 SPLITS = {"train": 0, "val": 1, "pairs": 2}  # the first word of each split's seed
-THING_SIZES = (26, 30, 34, 38, 42, 46)  # longest side before turning, px of a 112 px scene
+# longest side before turning, px of a 112 px scene; the last three for a thing that is alone
+THING_SIZES = (26, 30, 34, 38, 42, 46, 56, 68, 80)
 ANGLES = tuple(range(-20, 21, 5))
 MIN_DISTANCE, MAX_IOU = 26, 0.12  # between the centres (px of a 112 px scene) and the boxes of two things
 HERE = Path(__file__).parent
@@ -355,7 +356,7 @@ def _names(draw: Draws, count: int, names: list[str]) -> list[str]:
     return draw.sample(names, count)
 
 
-_SIZE_RANGE = {1: (1, 6), 2: (1, 6), 3: (0, 5), 4: (0, 4), 5: (0, 3)}  # of THING_SIZES, by number of things
+_SIZE_RANGE = {1: (1, 9), 2: (1, 6), 3: (0, 5), 4: (0, 4), 5: (0, 3)}  # of THING_SIZES, by number of things
 
 
 def _placed(draw: Draws, names: list[str]) -> list[Thing]:

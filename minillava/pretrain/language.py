@@ -1,7 +1,7 @@
 """The tiny world's "Vicuna": a LLaMA, from text alone, in two lessons.
 
-The first is look-up: "cat, bus, tree" is followed by "cat yes, dog no", or by questions, and only the yes or no is
-learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv
+The first is look-up: "cat, bus, red" is followed by "cat yes, dog no, animal yes", or by questions, and only the yes or
+no is learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv
 2209.11895). They form within minutes here, and did not form at all from conversations alone. The second is scenes in
 words, as prose or as a map of 7 x 7 words, with a conversation about each. A map is the text that a picture's 49
 patches will later stand in for, which is why a projector alone (stage 1) goes far."""
@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillava.config import TextConfig
-from minillava.data.facts import a
-from minillava.data.questions import QUESTIONS, conversation
-from minillava.data.scene_in_words import FORMS, in_words
-from minillava.data.scenes import NAMES, sample_scene
+from minillava.data.asking import Asker
+from minillava.data.facts import a, plural
+from minillava.data.questions import ALL_WEIGHTS, conversation
+from minillava.data.scene_in_words import FORMS, UNTOLD, in_words
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene
+from minillava.data.wordings import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
 from minillava.inputs.tokenizer import Tokenizer
@@ -41,18 +43,6 @@ TINY_TEXT = dict(
 )
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
-SMALL_TALK = [
-    ("Hello!", "Hello! Show me a picture and ask me about it."),
-    ("Hi", "Hello! Show me a picture and ask me about it."),
-    ("Who are you?", "I am minillava, a small model that answers questions about pictures."),
-    ("What are you?", "I am minillava, a small model that answers questions about pictures."),
-    ("What can you do?", "I can say what is in a picture, how many things there are, and where they are."),
-    ("Thank you!", "You are welcome."),
-    ("Thanks", "You are welcome."),
-    ("Good bye", "Good bye!"),
-]
-
-
 MUON = dict(optimizer="muon", learning_rate=2e-3, weight_decay=0.05)
 LOOK_UP = dict(MUON, max_steps=500, batch_size=96, warmup_ratio=0.08, save_every=500)
 SCENES_IN_WORDS = dict(MUON, max_steps=1600, batch_size=8, save_every=200)
@@ -61,43 +51,63 @@ SCENES_IN_WORDS = dict(MUON, max_steps=1600, batch_size=8, save_every=200)
 # ------------------------------------------------------------ the look-up lesson
 
 
-def name_list(index: int, as_questions: bool) -> list[Turn]:
-    """2 to 8 names, then for some of them, and for as many others, whether they are in the list: as another list, or as
-    questions.
+def name_list(index: int, as_questions: bool, groups: bool = False) -> list[Turn]:
+    """2 to 8 names and a colour, then for some of them, and for as many others, whether they are in the list: as another
+    list, or as questions. `groups`: names of three groups, then groups in place of names.
     """
     rng = np.random.default_rng([11, index])
-    count = int(rng.integers(2, 9))
-    names = list(rng.choice(NAMES, 2 * count, replace=False))
-    listed, absent = names[:count], names[count:]
-    asked = [
-        (name, "yes") if rng.random() < 0.5 else (absent[i], "no") for i, name in enumerate(rng.permutation(listed))
-    ]
+    listed, asked = (_groups if groups else _names)(rng, count=int(rng.integers(2, 9)))
     if not as_questions:
         return [
             ("user", ", ".join(listed)),
             ("assistant", ", ".join(f"{name} {verdict}" for name, verdict in asked) + "."),
         ]
     turns = []
-    for name, verdict in asked[:6]:
-        question = QUESTIONS["existence"][int(rng.random() * len(QUESTIONS["existence"]))].format(a=a(name))
-        turns += [("user", question), ("assistant", verdict.capitalize())]
+    for word, verdict in asked[:6]:
+        turns += [("user", _about(word, Asker(rng))), ("assistant", verdict.capitalize())]
     return [("user", f"{', '.join(listed)}\n{turns[0][1]}"), *turns[1:]]
 
 
+def _names(rng, count: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """The listed words, and words with their verdicts; the last of each is a colour."""
+    words = [*rng.choice(NAMES, 2 * count, replace=False), *rng.choice(COLOR_NAMES, 2, replace=False)]
+    listed, absent = [*words[:count], words[-2]], [*words[count:-2], words[-1]]
+    asked = [(word, "yes") if rng.random() < 0.5 else (absent[i], "no") for i, word in enumerate(listed)]
+    return [str(word) for word in rng.permutation(listed)], [asked[i] for i in rng.permutation(len(asked))]
+
+
+def _groups(rng, count: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of three groups; the others are asked about three times as seldom, so that each is there half the time."""
+    groups = [str(group) for group in rng.permutation(list(GROUPS))]
+    pool = [name for group in groups[:3] for name in rng.choice(GROUPS[group], 4)]
+    listed = list(dict.fromkeys(str(name) for name in rng.choice(pool, count)))
+    shown = sorted({GROUP_OF[name] for name in listed})
+    asked = [(group, "yes") for group in shown] + [(group, "no") for group in groups[3 : 3 + len(shown)]]
+    return listed, [asked[i] for i in rng.permutation(len(asked))]
+
+
+def _about(word: str, ask: Asker) -> str:
+    if word in COLOR_NAMES:
+        return ask("background_yes_no", color=word, a_color=a(word))
+    return ask("group_yes_no" if word in GROUPS else "existence", a=a(word), many=plural(word))
+
+
 class LookUp:
-    """Batches of name lists, half of them as questions, with loss on the verdict words alone; and how often the last
-    verdicts were right.
+    """Batches of name lists, half of them as questions and half of either about groups, with loss on the verdict words
+    alone; and how often the last verdicts were right.
     """
 
-    GATE, WINDOW = 0.97, 20  # accuracy of both forms over so many steps that ends the lesson
+    GATES = {"lists": 0.97, "questions": 0.97, "groups": 0.93, "groups asked": 0.93}
+    WINDOW = 20  # accuracy of each form over so many steps that ends the lesson
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, batch_size: int):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.verdicts = {tokenizer.encode(f"ASSISTANT: {word}")[0][-1] for word in ("yes", "no", "Yes", "No")}
-        self.accuracies = {form: deque(maxlen=self.WINDOW) for form in ("lists", "questions")}
+        self.accuracies = {form: deque(maxlen=self.WINDOW) for form in self.GATES}
 
     def samples(self, first: int, count: int) -> list[Encoded]:
-        return [self._encode(name_list(index, as_questions=index % 2 == 1)) for index in range(first, first + count)]
+        """Sample i is of the form i % 4."""
+        return [self._encode(name_list(i, i % 2 == 1, groups=i % 4 > 1)) for i in range(first, first + count)]
 
     def _encode(self, turns: list[Turn]) -> Encoded:
         encoded = encode(self.tokenizer, TEMPLATE, turns)
@@ -105,13 +115,14 @@ class LookUp:
         return replace(encoded, labels=labels)
 
     def loss(self, step: int) -> Tensor:
-        """The mean over the step's verdicts, list by list or question by question.
+        """The mean over the step's verdicts, form by form.
 
         The short ones run apart, to save padding.
         """
         samples = self.samples(step * self.batch_size, self.batch_size)
         total, count = 0.0, 0
-        for form, of_form in zip(self.accuracies, (samples[0::2], samples[1::2]), strict=True):
+        for number, form in enumerate(self.accuracies):
+            of_form = samples[number :: len(self.accuracies)]
             of_form, half, right = sorted(of_form, key=lambda sample: len(sample.input_ids)), len(of_form) // 2, []
             for part in filter(None, (of_form[:half], of_form[half:])):
                 batch = collate(part)
@@ -129,7 +140,7 @@ class LookUp:
         return sum(self.accuracies[form]) / self.WINDOW
 
     def passed(self) -> bool:
-        return all(self.accuracy(form) > self.GATE for form in self.accuracies)
+        return all(self.accuracy(form) > gate for form, gate in self.GATES.items())
 
 
 # ------------------------------------------------------------ scenes in words
@@ -139,13 +150,13 @@ def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
     """A scene in words, half of them as a map, and a conversation about it; once in fifty small talk."""
     scene, rng = sample_scene(index), np.random.default_rng([3, index])
     if rng.random() < 0.02:
-        return [
-            turn
-            for pick in rng.permutation(len(SMALL_TALK))[:3]
-            for turn in zip(("user", "assistant"), SMALL_TALK[pick], strict=True)
-        ]
-    text = in_words(scene, FORMS[int(rng.random() * len(FORMS))], rng)
-    (speaker, first), *rest = conversation(scene, rng, questions)
+        pairs = list(SMALL_TALK["training"].items())
+        chosen = [pairs[i] for i in rng.permutation(len(pairs))[:3]]
+        return [turn for pair in chosen for turn in zip(("user", "assistant"), pair, strict=True)]
+    form = FORMS[int(rng.random() * len(FORMS))]
+    kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[form]]
+    text = in_words(scene, form, rng)
+    (speaker, first), *rest = conversation(scene, rng, questions, kinds)
     return [(speaker, f"{text}\n{first}"), *rest]
 
 

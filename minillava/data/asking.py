@@ -1,0 +1,115 @@
+"""What a question is, and who asks it: who draws the wording, the thing it is about, and how casually it is typed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from minillava.data import wordings
+from minillava.data.facts import pick, shuffled
+from minillava.inputs.conversation import Turn
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question on one scene; `short` is the bare word that `answers.parse_answer(reads, answer)` finds, `names` the
+    things it is about, `before` what was said just before it.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    short: str
+    names: tuple[str, ...] = ()
+    reads: str = ""  # how the answer is read, if not as all of its kind
+    before: tuple[Turn, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "reads", self.reads or self.kind)
+        object.__setattr__(self, "before", tuple(self.before))
+
+    def asked(self) -> list[Turn]:
+        return [*self.before, ("user", self.text)]
+
+    def turns(self) -> list[Turn]:
+        return [*self.asked(), ("assistant", self.answer)]
+
+
+class Asker:
+    """Draws from `rng`, anything with a `random()` in [0, 1), and words questions as in "training", or in the wordings,
+    nouns and small talk that are "held out" for the test.
+    """
+
+    def __init__(self, rng, of: str = "training"):
+        self.random = rng.random
+        self.wordings = wordings.TRAINING if of == "training" else wordings.TRAINING | wordings.HELD_OUT
+        self.untold = {
+            "training": wordings.WHAT_NO_PICTURE_TELLS,
+            "held out": wordings.NO_PICTURE_TELLS_THIS_EITHER,
+        }[of]
+        self.nouns, self.small_talk, self.countries = wordings.NOUNS[of], wordings.SMALL_TALK[of], wordings.COUNTRIES[of]
+
+    def __call__(self, key: str, **words: str) -> str:
+        return self.pick(self.wordings[key]).format(**{"here": self.pick(wordings.HERE), **words})
+
+    def pick(self, items):
+        return pick(self, items)
+
+    def shuffled(self, items) -> list:
+        return shuffled(self, items)
+
+    def other(self, item, items):
+        """One of the others."""
+        return self.pick([other for other in items if other != item])
+
+    def noun(self) -> str:
+        """A noun that names nothing of the tiny world."""
+        return self.pick(self.nouns)
+
+
+# ---- As people type
+
+SPELLINGS = (
+    (r"^What is\b", ("what's", "whats", "What's")),
+    (r"^Where is\b", ("where's", "wheres", "Where's")),
+    (r"\bpicture\b", ("pic", "photo", "image")),
+    (r"\byou\b", ("u",)),
+    (r"\bcolor\b", ("colour",)),
+    (r"\bgray\b", ("grey",)),
+    (r"\bto the (left|right) of\b", (r"\1 of", r"on the \1 of")),
+)
+
+
+def properly(text: str, rng) -> str:
+    return text
+
+
+def casual(text: str, rng) -> str:
+    """Most questions as they are; now and then without the capital or the question mark, or sloppily typed."""
+    chance = rng.random()
+    if chance < 0.12:
+        return sloppy(text, rng)
+    if chance < 0.24:
+        return text[0].lower() + text[1:]
+    return text.rstrip("?.") if chance < 0.3 else text
+
+
+def sloppy(text: str, rng) -> str:
+    """In lower case, without the last mark, with short forms, and half the time with a letter wrong."""
+    for pattern, forms in SPELLINGS:
+        if rng.random() < 0.6:
+            text = re.sub(pattern, pick(rng, forms), text)
+    if rng.random() < 0.5:
+        text = _misspelt(text, rng)
+    return text.rstrip("?.").lower()
+
+
+def _misspelt(text: str, rng) -> str:
+    """One letter inside a longer word is missing, doubled, or has changed places with the next."""
+    longer = [match for match in re.finditer(r"[A-Za-z]{5,}", text)]
+    if not longer:
+        return text
+    word = pick(rng, longer)
+    at = word.start() + 1 + int(rng.random() * (len(word[0]) - 3))
+    pair = text[at : at + 2]
+    return text[:at] + pick(rng, (pair[1], pair[0] + pair, pair[::-1])) + text[at + 2 :]
