@@ -47,7 +47,11 @@ class Asker:
             "training": wordings.WHAT_NO_PICTURE_TELLS,
             "held out": wordings.NO_PICTURE_TELLS_THIS_EITHER,
         }[of]
-        self.nouns, self.small_talk, self.countries = wordings.NOUNS[of], wordings.SMALL_TALK[of], wordings.COUNTRIES[of]
+        self.nouns, self.small_talk, self.countries = (
+            wordings.NOUNS[of],
+            wordings.SMALL_TALK[of],
+            wordings.COUNTRIES[of],
+        )
 
     def __call__(self, key: str, **words: str) -> str:
         return self.pick(self.wordings[key]).format(**{"here": self.pick(wordings.HERE), **words})

@@ -143,7 +143,9 @@ class Facts:
     def count_sentence(self, name: str) -> str:
         """'There are two cats.'"""
         count = self.count.get(name, 0)
-        return f"There is one {name}." if count == 1 else f"There are {NUMBERS[count] if count else 'no'} {plural(name)}."
+        return (
+            f"There is one {name}." if count == 1 else f"There are {NUMBERS[count] if count else 'no'} {plural(name)}."
+        )
 
     # what there is of a group, or of another word for several names
 

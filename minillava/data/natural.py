@@ -6,9 +6,21 @@ from collections.abc import Iterator
 
 from minillava.data import wordings
 from minillava.data.asking import Asker, Question
-from minillava.data.facts import NUMBERS, PATTERN_WORD, PLACE_PHRASE, Facts, a, joined, names_text, plural, swap, the, there
+from minillava.data.facts import (
+    NUMBERS,
+    PATTERN_WORD,
+    PLACE_PHRASE,
+    Facts,
+    a,
+    joined,
+    names_text,
+    plural,
+    swap,
+    the,
+    there,
+)
 from minillava.data.groups import COLLECTIVE, COLOR_OF, MASS, MEMBERS, SEVERAL
-from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, OPPOSITE, PATTERNS, PLACES, Thing, relation
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, NAMES, OPPOSITE, PATTERNS, PLACES, Thing, relation
 
 
 def yes_no(kind: str, text: str, yes: bool, answer: str, **more) -> Question:
@@ -86,9 +98,13 @@ def group_of(facts: Facts, ask: Asker) -> Iterator[Question]:
             yield Question("group_of", text, f"The {name} is {a(group)}.", group, reads="group_word")
             continue
         yes = ask.random() < 0.5
-        asked = ask.pick([word for word in COLLECTIVE if (name in MEMBERS[word]) == yes and facts.is_clear(word)] or [group])
+        asked = ask.pick(
+            [word for word in COLLECTIVE if (name in MEMBERS[word]) == yes and facts.is_clear(word)] or [group]
+        )
         yes = name in MEMBERS[asked]
-        yield yes_no("group_of", ask("group_of", **(words | {"a": a(asked)})), yes, f"the {name} is {a(asked if yes else group)}")
+        yield yes_no(
+            "group_of", ask("group_of", **(words | {"a": a(asked)})), yes, f"the {name} is {a(asked if yes else group)}"
+        )
 
 
 # ---- Places and relations
@@ -102,7 +118,9 @@ def at_place(facts: Facts, ask: Asker) -> Iterator[Question]:
             continue
         where = PLACE_PHRASE[place]
         if ask.random() < 0.3:
-            answer = f"there is {facts.listing(dict.fromkeys(names, 1))} {where}" if names else f"there is nothing {where}"
+            answer = (
+                f"there is {facts.listing(dict.fromkeys(names, 1))} {where}" if names else f"there is nothing {where}"
+            )
             yield yes_no("at_place_yes_no", ask("at_place_yes_no", where=where), bool(names), answer)
         else:
             yield which("at_place", ask("at_place", where=where), _capital(f"{_subject(names)} {where}"), names)
@@ -146,7 +164,9 @@ def relation_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
 
 
 def either_or(facts: Facts, ask: Asker) -> Iterator[Question]:
-    makers = [maker(facts, ask) for maker in (_either_relation, _either_place, _either_color, _either_count, _either_name)]
+    makers = [
+        maker(facts, ask) for maker in (_either_relation, _either_place, _either_color, _either_count, _either_name)
+    ]
     while makers:
         maker = ask.pick(makers)
         if (question := next(maker, None)) is None:
@@ -210,10 +230,14 @@ def beside(facts: Facts, ask: Asker) -> Iterator[Question]:
 
 def nearest(facts: Facts, ask: Asker) -> Iterator[Question]:
     for thing in ask.shuffled(facts.single):
-        others = sorted((other for other in facts.things if other is not thing), key=lambda other: _distance(thing, other))
+        others = sorted(
+            (other for other in facts.things if other is not thing), key=lambda other: _distance(thing, other)
+        )
         if len(others) > 1 and _distance(thing, others[1]) > 1.35 * _distance(thing, others[0]):
             name = others[0].name
-            yield which("nearest", ask("nearest", name=thing.name), f"The {name} is nearest to the {thing.name}.", (name,))
+            yield which(
+                "nearest", ask("nearest", name=thing.name), f"The {name} is nearest to the {thing.name}.", (name,)
+            )
 
 
 def _distance(one: Thing, other: Thing) -> float:
@@ -359,7 +383,9 @@ def absent(facts: Facts, ask: Asker) -> Iterator[Question]:
         unseen = ask.random() < 0.3
         name = ask.noun() if unseen else facts.absent(ask, hard=ask.random() < 0.5)
         rel = ask.pick(wordings.REL_WORDS[ask.pick(list(OPPOSITE))])
-        words = dict(name=name, a=a(name), rel=rel, where=PLACE_PHRASE[ask.pick(PLACES)], other=ask.pick(list(facts.count)))
+        words = dict(
+            name=name, a=a(name), rel=rel, where=PLACE_PHRASE[ask.pick(PLACES)], other=ask.pick(list(facts.count))
+        )
         yield Question("absent", ask("absent", **words), f"There is no {name}.", "no", reads="yes_no")
 
 
@@ -376,7 +402,13 @@ def unknown(facts: Facts, ask: Asker) -> Iterator[Question]:
 def cannot_tell(facts: Facts, ask: Asker) -> Iterator[Question]:
     for text in ask.shuffled(ask.untold)[:3]:
         name = ask.pick(list(facts.count))
-        words = dict(name=name, a=a(name), many=plural(ask.pick(NAMES)), digit=1 + int(9 * ask.random()), country=ask.pick(ask.countries))
+        words = dict(
+            name=name,
+            a=a(name),
+            many=plural(ask.pick(NAMES)),
+            digit=1 + int(9 * ask.random()),
+            country=ask.pick(ask.countries),
+        )
         yield Question("cannot_tell", text.format(**words), wordings.CANNOT_TELL, "cannot tell", reads="said")
 
 
@@ -390,13 +422,24 @@ def small_talk(facts: Facts, ask: Asker) -> Iterator[Question]:
 
 
 def follow_up(facts: Facts, ask: Asker) -> Iterator[Question]:
-    makers = (_where_is_it, _and_another, _and_the_other, _and_how_many, _how_many_of_it, _how_many_things, _is_it, _sure)
+    makers = (
+        _where_is_it,
+        _and_another,
+        _and_the_other,
+        _and_how_many,
+        _how_many_of_it,
+        _how_many_things,
+        _is_it,
+        _sure,
+    )
     for maker in ask.shuffled(makers):
         yield from maker(facts, ask)
 
 
 def _exists(facts: Facts, ask: Asker, name: str) -> list:
-    is_there = f"Yes, {facts.there_is({name: facts.count[name]})}." if name in facts.count else f"No, there is no {name}."
+    is_there = (
+        f"Yes, {facts.there_is({name: facts.count[name]})}." if name in facts.count else f"No, there is no {name}."
+    )
     return [("user", ask("existence", a=a(name), many=plural(name))), ("assistant", is_there)]
 
 
@@ -421,7 +464,11 @@ def _and_another(facts: Facts, ask: Asker) -> Iterator[Question]:
 
 
 def _and_the_other(facts: Facts, ask: Asker) -> Iterator[Question]:
-    placed = [(thing.name, PLACE_PHRASE[facts.place(thing)], facts.place(thing)) for thing in facts.single if facts.place(thing)]
+    placed = [
+        (thing.name, PLACE_PHRASE[facts.place(thing)], facts.place(thing))
+        for thing in facts.single
+        if facts.place(thing)
+    ]
     if len(placed) > 1:
         (one, where, _), (other, elsewhere, place) = ask.shuffled(placed)[:2]
         before = [("user", ask("where", name=one)), ("assistant", f"The {one} is {where}.")]
@@ -444,7 +491,9 @@ def _how_many_of_it(facts: Facts, ask: Asker) -> Iterator[Question]:
     name = ask.pick(list(facts.count))
     before = [("user", f"Are there any {plural(name)}?"), ("assistant", "Yes.")]
     number = NUMBERS[facts.count[name]]
-    yield Question("follow_up", ask("how_many_of_it"), facts.count_sentence(name), number, reads="count_of", before=before)
+    yield Question(
+        "follow_up", ask("how_many_of_it"), facts.count_sentence(name), number, reads="count_of", before=before
+    )
 
 
 def _how_many_things(facts: Facts, ask: Asker) -> Iterator[Question]:

@@ -9,7 +9,6 @@ from minillava.data.asking import Asker, Question, casual
 from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, counted, names_text, plural, sentence, swap, there
 from minillava.data.natural import NATURAL
 from minillava.data.scenes import GROUP_OF, GROUPS, OPPOSITE, Scene
-from minillava.data.wordings import TRAINING as QUESTIONS
 from minillava.inputs.conversation import Turn
 
 CAN_FLY = {
@@ -86,12 +85,12 @@ def caption_request(scene: Scene, rng) -> list[Turn]:
 
 
 def _weighted(rng, weights: dict[str, float]) -> str:
-    left = rng.random() * sum(weights.values())
-    for kind, weight in weights.items():
-        left -= weight
+    kinds, left = list(weights), rng.random() * sum(weights.values())
+    for kind in kinds[:-1]:
+        left -= weights[kind]
         if left < 0:
-            break
-    return kind
+            return kind
+    return kinds[-1]
 
 
 def _shortened(question: Question) -> Question:
@@ -111,7 +110,11 @@ def _existence(facts: Facts, ask: Asker) -> Iterator[Question]:
                 other = facts.absent(ask, hard=ask.random() < 0.5, but=asked)
                 asked.add(other)
                 yield Question(
-                    "existence", ask("existence", a=a(other), many=plural(other)), f"No, there is no {other}.", "no", (other,)
+                    "existence",
+                    ask("existence", a=a(other), many=plural(other)),
+                    f"No, there is no {other}.",
+                    "no",
+                    (other,),
                 )
 
 
@@ -189,9 +192,7 @@ def _group(facts: Facts, ask: Asker) -> Iterator[Question]:
 
 
 def _list(facts: Facts, ask: Asker) -> Iterator[Question]:
-    yield Question(
-        "list", ask("list"), sentence(facts.there_listing()), names_text(facts.count), tuple(facts.count)
-    )
+    yield Question("list", ask("list"), sentence(facts.there_listing()), names_text(facts.count), tuple(facts.count))
 
 
 def _describe(facts: Facts, ask: Asker) -> Iterator[Question]:

@@ -47,7 +47,11 @@ def describe_in_words(scene: Scene, rng) -> str:
             sentences.append(f"The {one.name} is {rel} the {other.name}.")
     sentences += [f"The {name} is the {which}." for which, name in facts.extremes()]
     look = f"{PATTERN_WORD[scene.pattern]} {scene.color}"
-    forms = ("The background is {look}.", "The picture has {a_look} background.", "Everything is on {a_look} background.")
+    forms = (
+        "The background is {look}.",
+        "The picture has {a_look} background.",
+        "Everything is on {a_look} background.",
+    )
     background = pick(rng, forms).format(look=look, a_look=a(look))
     sentences.insert(0 if rng.random() < 0.5 else len(sentences), background)
     if rng.random() < 0.3:

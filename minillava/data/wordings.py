@@ -3,7 +3,18 @@
 {a}, {many} and {name} are a thing ("a cat", "cats", "cat"), {other} a second one, {rel} a relation, {where} a place
 ("on the left"), {color} a colour, {here} one of HERE."""
 
-HERE = ("", "", "", "", " in the picture", " in the picture", " in this picture", " here", " in the image", " in the photo")
+HERE = (
+    "",
+    "",
+    "",
+    "",
+    " in the picture",
+    " in the picture",
+    " in this picture",
+    " here",
+    " in the image",
+    " in the photo",
+)
 
 TRAINING: dict[str, tuple[str, ...]] = {
     "existence": (
@@ -133,8 +144,17 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "What is the number of {many}{here}?",
         "Count the {many}{here}.",
     ),
-    "group_where": ("Where is the {name}{here}?", "Where do you see the {name}?", "In which part of the image is the {name}?"),
-    "group_of": ("Is the {name} {a}?", "Is {thing} {a}?", "Does the {name} count as {a}?", "Would you call the {name} {a}?"),
+    "group_where": (
+        "Where is the {name}{here}?",
+        "Where do you see the {name}?",
+        "In which part of the image is the {name}?",
+    ),
+    "group_of": (
+        "Is the {name} {a}?",
+        "Is {thing} {a}?",
+        "Does the {name} count as {a}?",
+        "Would you call the {name} {a}?",
+    ),
     "group_of_open": ("What kind of thing is the {name}?", "What is {thing}?", "What sort of thing is {thing}?"),
     "at_place": (
         "What is {where}{here}?",
@@ -294,7 +314,11 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "What is the color of the {name}?",
         "Which color does the {name} have?",
     ),
-    "color_of_yes_no": ("Is the {name} {color}?", "Is the color of the {name} {color}?", "Do you see {a_color} {name}?"),
+    "color_of_yes_no": (
+        "Is the {name} {color}?",
+        "Is the color of the {name} {color}?",
+        "Do you see {a_color} {name}?",
+    ),
     "absent": (
         "Where is the {name}?",
         "Where in the picture is the {name}?",
@@ -328,7 +352,13 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "and_a": ("And {a}?", "What about {a}?", "Is there also {a}?", "And is there {a}?"),
     "and_the": ("And the {name}?", "What about the {name}?", "And where is the {name}?"),
     "and_many": ("And {many}?", "What about {many}?", "And how many {many}?"),
-    "where_is_it": ("Where is it?", "And where is it?", "Where?", "Where do you see it?", "In which part of the picture is it?"),
+    "where_is_it": (
+        "Where is it?",
+        "And where is it?",
+        "Where?",
+        "Where do you see it?",
+        "In which part of the picture is it?",
+    ),
     "how_many_of_it": ("How many?", "How many are there?", "And how many do you see?", "How many of them are there?"),
     "how_many_things": ("How many things is that?", "How many are there?", "How many things are there?", "How many?"),
     "sure": ("Are you sure?", "Really?", "Is that true?"),
@@ -338,9 +368,17 @@ TRAINING: dict[str, tuple[str, ...]] = {
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "existence": ("Is there {a} somewhere in this photo?", "Do you see {a} anywhere?", "Can you see {a} in the photo?"),
-    "count_of": ("How many {many} can you count?", "Can you tell me how many {many} there are?", "What number of {many} do you see?"),
+    "count_of": (
+        "How many {many} can you count?",
+        "Can you tell me how many {many} there are?",
+        "What number of {many} do you see?",
+    ),
     "count": ("How many things are in this photo?", "How many objects can you see in total?"),
-    "where": ("Where can you see the {name}?", "Where about in this photo is the {name}?", "Tell me where the {name} is."),
+    "where": (
+        "Where can you see the {name}?",
+        "Where about in this photo is the {name}?",
+        "Tell me where the {name} is.",
+    ),
     "color": ("What color do you see in the background?", "Which color is the background of this photo?"),
     "list": ("What things can you see in this photo?", "What can you see here?", "Tell me what is in the picture."),
     "group_yes_no": (
@@ -349,13 +387,25 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Does this image show {a}?",
         "Is {a} in the picture?",
     ),
-    "group_list": ("What {many} does the picture show?", "Tell me which {many} you see.", "What are the {many} in this image?"),
+    "group_list": (
+        "What {many} does the picture show?",
+        "Tell me which {many} you see.",
+        "What are the {many} in this image?",
+    ),
     "group_list_mass": ("What {name} does the picture show?", "Tell me what {name} you see."),
-    "group_count": ("How many {many} does the picture show?", "How many {many} are in this photo?", "Tell me the number of {many}."),
+    "group_count": (
+        "How many {many} does the picture show?",
+        "How many {many} are in this photo?",
+        "Tell me the number of {many}.",
+    ),
     "group_where": ("Where in this picture is the {name}?", "Where can you see the {name}?"),
     "group_of": ("Is that {name} {a}?", "Is it right that the {name} is {a}?"),
     "group_of_open": ("What kind of object is {thing}?",),
-    "at_place": ("Tell me what is {where}.", "What thing can you see {where} of this picture?", "What does the picture show {where}?"),
+    "at_place": (
+        "Tell me what is {where}.",
+        "What thing can you see {where} of this picture?",
+        "What does the picture show {where}?",
+    ),
     "at_place_yes_no": ("Can you see anything {where} of the image?", "Is there any object {where}?"),
     "where_yes_no": ("Can you see the {name} {where} of the picture?", "Is it right that the {name} is {where}?"),
     "relation_yes_no": (
@@ -363,21 +413,41 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Is it right that the {name} is {rel} the {other}?",
         "Does the picture show the {name} {rel} the {other}?",
     ),
-    "either_relation": ("Would you say that the {name} is {rel} or {opposite} the {other}?", "Tell me: is the {name} {rel} or {opposite} the {other}?"),
-    "either_place": ("Do you see the {name} {where} or {elsewhere}?", "Tell me if the {name} is {where} or {elsewhere}."),
+    "either_relation": (
+        "Would you say that the {name} is {rel} or {opposite} the {other}?",
+        "Tell me: is the {name} {rel} or {opposite} the {other}?",
+    ),
+    "either_place": (
+        "Do you see the {name} {where} or {elsewhere}?",
+        "Tell me if the {name} is {where} or {elsewhere}.",
+    ),
     "either_color": ("Is that background {color} or {wrong}?", "Is the color of the background {color} or {wrong}?"),
     "either_count": ("Can you see {number} or {wrong} {many}?", "Are {number} or {wrong} {many} in the picture?"),
     "either_name": ("Can you see {a} or {b}?", "Does the picture show {a} or {b}?"),
-    "beside": ("Tell me what is {rel} the {name}.", "What thing is there {rel} the {name} in this picture?", "What does the picture show {rel} the {name}?"),
-    "background_yes_no": ("Is that {a_color} background?", "Is the background color {color}?", "Can you see {a_color} background?"),
+    "beside": (
+        "Tell me what is {rel} the {name}.",
+        "What thing is there {rel} the {name} in this picture?",
+        "What does the picture show {rel} the {name}?",
+    ),
+    "background_yes_no": (
+        "Is that {a_color} background?",
+        "Is the background color {color}?",
+        "Can you see {a_color} background?",
+    ),
     "pattern": ("What kind of pattern is the background?", "What pattern do you see in the background?"),
     "pattern_yes_no": ("Is that background {pattern}?", "Can you see a {pattern} background?"),
-    "more": ("Does the picture show more {many} than {others}?", "Is it true that there are more {many} than {others}?"),
+    "more": (
+        "Does the picture show more {many} than {others}?",
+        "Is it true that there are more {many} than {others}?",
+    ),
     "more_open": ("What do you see more of, {many} or {others}?", "Do you see more {many} or more {others}?"),
     "count_yes_no": ("Does the picture show {number} {many}?", "Is it true that there are {number} {many}?"),
     "only": ("Can you see only {a}?", "Is {a} the only thing that you see?"),
     "besides": ("What else can you see besides the {name}?", "What does the picture show apart from the {name}?"),
-    "besides_yes_no": ("Can you see anything other than the {name}?", "Is anything else in the picture besides the {name}?"),
+    "besides_yes_no": (
+        "Can you see anything other than the {name}?",
+        "Is anything else in the picture besides the {name}?",
+    ),
     "both": ("Does the picture show both {a} and {b}?", "Can you see {a} and {b} here?"),
     "biggest": ("What thing is the biggest in this photo?", "Tell me which object is the biggest."),
     "smallest": ("Which object is the smallest in this picture?", "Tell me which thing is the smallest."),
@@ -396,7 +466,12 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "What do you see {rel} the {name}?",
         "Why is the {name} here?",
     ),
-    "unknown": ("Is there {a} somewhere in the picture?", "Do you see any {many} in this photo?", "Can you find {a}?", "Is {a} in the picture?"),
+    "unknown": (
+        "Is there {a} somewhere in the picture?",
+        "Do you see any {many} in this photo?",
+        "Can you find {a}?",
+        "Is {a} in the picture?",
+    ),
     "unknown_count": ("How many {many} can you count?", "Tell me the number of {many}."),
     "and_a": ("And what about {a}?", "Do you also see {a}?"),
     "and_the": ("And what about the {name}?", "And where do you see the {name}?"),
@@ -461,8 +536,24 @@ HELLO, NAME, WELCOME, BYE = (
 SURE = "That is what I see."
 SMALL_TALK: dict[str, dict[str, str]] = {
     "training": {
-        **dict.fromkeys(("Hello!", "Hello.", "Hi", "Hi!", "Hey!", "Hi there.", "Hey there!", "Good morning!", "Good evening.", "Good day!"), HELLO),
-        **dict.fromkeys(("Who are you?", "What are you?", "What is your name?", "What can you do?", "Tell me about you."), NAME),
+        **dict.fromkeys(
+            (
+                "Hello!",
+                "Hello.",
+                "Hi",
+                "Hi!",
+                "Hey!",
+                "Hi there.",
+                "Hey there!",
+                "Good morning!",
+                "Good evening.",
+                "Good day!",
+            ),
+            HELLO,
+        ),
+        **dict.fromkeys(
+            ("Who are you?", "What are you?", "What is your name?", "What can you do?", "Tell me about you."), NAME
+        ),
         **dict.fromkeys(("Thank you!", "Thanks", "Thanks a lot!", "Thank you very much.", "Great, thanks!"), WELCOME),
         **dict.fromkeys(("Good bye", "Bye!", "See you!", "Good night!", "Bye bye."), BYE),
     },

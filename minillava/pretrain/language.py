@@ -9,6 +9,7 @@ patches will later stand in for, which is why a projector alone (stage 1) goes f
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from minillava.inputs.tokenizer import Tokenizer
 from minillava.language_model import LanguageModel
 from minillava.training.run import LoopConfig, fit, next_token_loss, supervised_logits
 from minillava.training.samples import LengthGroups, collate
-from minillava.training.scoring import cases, score_in_words
+from minillava.training.scoring import cases, natural_cases, score_in_words
 from minillava.weights import load_language_model, save_language_model
 
 VOCABULARY = 1536
@@ -97,7 +98,7 @@ class LookUp:
     alone; and how often the last verdicts were right.
     """
 
-    GATES = {"lists": 0.97, "questions": 0.97, "groups": 0.93, "groups asked": 0.93}
+    GATES: ClassVar = {"lists": 0.97, "questions": 0.97, "groups": 0.93, "groups asked": 0.93}
     WINDOW = 20  # accuracy of each form over so many steps that ends the lesson
 
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, batch_size: int):
@@ -185,12 +186,15 @@ def new_language_model(tokenizer: Tokenizer) -> LanguageModel:
 
 def pretrain_language(config: LoopConfig) -> None:
     """The look-up lesson until its gate, then scenes in words. UserError if the gate is never reached."""
-    tokenizer = train_tokenizer()
     torch.manual_seed(config.seed)
     look_up_folder = Path(config.out) / "look-up"
     if (look_up_folder / "model.safetensors").exists():  # written only when the lesson was passed
-        model = load_language_model(look_up_folder, device="cpu", dtype="float32")
+        model, tokenizer = (
+            load_language_model(look_up_folder, device="cpu", dtype="float32"),
+            Tokenizer.from_file(look_up_folder),
+        )
     else:
+        tokenizer = train_tokenizer()
         model = new_language_model(tokenizer)
         learn_to_look_up(model, tokenizer, replace(config, out=str(look_up_folder), resume=False, **LOOK_UP))
     learn_scenes(model, tokenizer, config)
@@ -218,8 +222,10 @@ def learn_to_look_up(model: LanguageModel, tokenizer: Tokenizer, config: LoopCon
 
 
 def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig) -> None:
-    """Conversations about scenes in words; as many name lists stay in every step, so that looking up is not forgotten."""
-    look_up = LookUp(model, tokenizer, config.batch_size)
+    """Conversations about scenes in words; twice as many name lists, which are short, stay in every step, so that
+    looking up is not forgotten.
+    """
+    look_up = LookUp(model, tokenizer, 2 * config.batch_size)
 
     def samples_of(step: int) -> list[Encoded]:
         first = (config.seed << 32) + step * config.batch_size
@@ -235,7 +241,7 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
             (1 << 20) + step
         )
 
-    held_out = cases("val", 40)
+    held_out = cases("val", 20) + natural_cases(30)
 
     def watch(step: int) -> dict:
         return {f"as {form}": score_in_words(model, tokenizer, held_out, form) for form in FORMS}

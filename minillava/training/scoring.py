@@ -5,17 +5,17 @@ the figure is the F1 of the things named. `python -m minillava.eval.scenes` prin
 `python -m minillava.eval.natural` that for all others."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from minillava.data.answers import names_in, parse_answer
-from minillava.data.asking import Question, properly
+from minillava.data.asking import Question, properly, sloppy
 from minillava.data.natural import NATURAL
 from minillava.data.questions import ALL_WEIGHTS, questions
 from minillava.data.scene_in_words import UNTOLD, in_words
-from minillava.data.scenes import Scene, sample_scene
+from minillava.data.scenes import THING_SIZES, Scene, sample_scene
 from minillava.generation import answer_all
 from minillava.inputs.conversation import Turn
 from minillava.inputs.processor import Processor
@@ -160,3 +160,43 @@ def table(columns: dict[str, dict[str, float]], asked: list[Case]) -> str:
 
 def mean_of_kinds(scores: dict[str, float]) -> float:
     return sum(scores.values()) / len(scores)
+
+
+def table_with_mean(columns: dict[str, dict[str, float]], asked: list[Case]) -> str:
+    means = " | ".join(f"{100 * mean_of_kinds(scores):.1f}" for scores in columns.values())
+    return table(columns, asked) + f"\n| mean of kinds | | {means} |"
+
+
+# ------------------------------------------------------------ natural questions, and sizes
+def score_natural(model, processor, scenes: int, quick: bool = False) -> dict[str, dict[str, float]]:
+    """A column for each way of asking; `quick`: wordings that no training used, and those of the training."""
+    asked = {"held out": natural_cases(scenes), "training": natural_cases(scenes, of="training")}
+    if not quick:
+        asked |= {"typed": natural_cases(scenes, typed=sloppy), "later": natural_cases(scenes, turns=6)}
+    columns = {name: score_pictures(model, processor, each, title=name) for name, each in asked.items()}
+    if not quick:
+        columns["grey picture"] = score_pictures(model, processor, asked["held out"], blind=True, title="blind")
+    return columns
+
+
+def score_by_size(model, processor, scenes: int) -> dict[int, dict[str, float]]:
+    """{longest side in px: share of things, each alone, that are named as one thing, and counted as one}."""
+    figures = {}
+    for size in THING_SIZES[1:]:
+        alone = [sample_scene(seed, "val", max_objects=1) for seed in range(scenes)]
+        shown = [replace(scene, things=(replace(scene.things[0], size=size, x=56.0, y=56.0),)) for scene in alone]
+        named, counted = (
+            answer_all(model, processor, [(question, scene.render()) for scene in shown], title=f"{size} px")
+            for question in ("What is in the picture?", "How many objects are there?")
+        )
+        rights = [answer.lower().count(scene.things[0].name) == 1 for answer, scene in zip(named, shown, strict=True)]
+        ones = [parse_answer("count", answer) == "one" for answer in counted]
+        figures[size] = {"named once": sum(rights) / scenes, "counted once": sum(ones) / scenes}
+    return figures
+
+
+def size_table(figures: dict[int, dict[str, float]]) -> str:
+    lines = ["| longest side, of 112 px | named once | counted once |", "|---|---|---|"]
+    for size, row in figures.items():
+        lines.append(f"| {size} | {100 * row['named once']:.1f} | {100 * row['counted once']:.1f} |")
+    return "\n".join(lines)
