@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,14 +11,15 @@ import torch
 
 from minillava import weights
 from minillava.data.answers import names_in
+from minillava.data.facts import plural
 from minillava.data.scene_in_words import grid_words
-from minillava.data.scenes import sample_scene
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene
+from minillava.data.wordings import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX
 from minillava.pretrain import language, vision
 from minillava.pretrain.__main__ import main
 from minillava.pretrain.language import (
-    SMALL_TALK,
     LookUp,
     learn_to_look_up,
     name_list,
@@ -28,7 +30,7 @@ from minillava.pretrain.language import (
 from minillava.pretrain.probe import probe_tower
 from minillava.pretrain.vision import TINY_VISION, ContrastivePair, phrase_batch, position_waves
 from minillava.training.run import LoopConfig
-from minillava.training.scoring import cases
+from minillava.training.scoring import cases, natural_cases
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_a_scene_in_words_comes_before_its_conversation():
         assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2)
         text, newline, _ = turns[0][1].partition("\n")
         if not newline:
-            small_talk += turns[0] in {("user", question) for question, _ in SMALL_TALK}
+            small_talk += turns[0] in {("user", question) for question in SMALL_TALK["training"]}
             continue
         scene = sample_scene(index)
         assert {thing.name for thing in scene.things} <= set(names_in(text))
@@ -60,23 +62,29 @@ def test_a_scene_in_words_comes_before_its_conversation():
 
 
 @pytest.mark.parametrize("as_questions", [False, True])
-def test_verdicts_say_which_names_are_in_the_list(as_questions):
-    verdicts = Counter()
-    for index in range(60):
-        turns = name_list(index, as_questions)
+@pytest.mark.parametrize("groups", [False, True])
+def test_verdicts_say_which_words_are_true_of_the_list(as_questions, groups):
+    words = {form: word for word in (*GROUPS, *NAMES, *COLOR_NAMES) for form in (word, plural(word))}
+    any_word = re.compile(r"\b(" + "|".join(sorted(words, key=len, reverse=True)) + r")\b")
+    verdicts, asked_of = Counter(), Counter()
+    for index in range(120):
+        turns = name_list(index, as_questions, groups)
         listed = turns[0][1].split("\n")[0].split(", ")
         if as_questions:
             pairs = [
-                (names_in(question.split("\n")[-1])[0], answer)
+                (words[any_word.findall(question.split("\n")[-1])[0]], answer)
                 for (_, question), (_, answer) in zip(turns[::2], turns[1::2])
             ]
         else:
             pairs = [each.rsplit(" ", 1) for each in turns[1][1].removesuffix(".").split(", ")]
-        for name, verdict in pairs:
-            assert (verdict.lower() == "yes") == (name in listed)
+        true = {*listed, *(GROUP_OF[name] for name in listed if name in GROUP_OF)}
+        for word, verdict in pairs:
+            assert (verdict.lower() == "yes") == (word in true)
             verdicts[verdict.lower()] += 1
-        assert len({name for name, _ in pairs}) == len(pairs)
+            asked_of["group" if word in GROUPS else "color" if word in COLOR_NAMES else "name"] += 1
+        assert len({word for word, _ in pairs}) == len(pairs)
     assert abs(verdicts["yes"] / verdicts.total() - 0.5) < 0.1
+    assert set(asked_of) == ({"group"} if groups else {"name", "color"})
 
 
 def test_only_verdicts_are_learnt_and_accuracy_is_theirs(tokenizer):
@@ -149,7 +157,8 @@ def test_both_learn_leave_a_folder_that_loads_and_resume(part, tmp_path, monkeyp
     )
     monkeypatch.setattr(language, "cases", lambda split, scenes: cases(split, 2))
     monkeypatch.setattr(vision, "probe_tower", lambda tower: probe_tower(tower, count=20))
-    monkeypatch.setattr(LookUp, "GATE", -1.0)  # one step of the look-up lesson passes
+    monkeypatch.setattr(language, "natural_cases", lambda scenes: natural_cases(2))
+    monkeypatch.setattr(LookUp, "GATES", dict.fromkeys(LookUp.GATES, -1.0))  # one step of the look-up lesson passes
     monkeypatch.setattr(LookUp, "WINDOW", 1)
     settings = [
         "--batch-size",

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minillava.data import answers, facts, questions, scene_in_words
+from minillava.data import answers, facts, questions, scene_in_words, wordings
 from minillava.data import phrases as phrasing
 from minillava.data import scenes as world
 from minillava.data.scene_records import preview, records
@@ -184,7 +184,7 @@ def described(scene, text):
                 return False
     if set(re.findall(rf"\b({'|'.join(world.COLORS)})\b", text)) - {scene.color}:
         return False
-    single = "|".join(name for name in count if count[name] == 1) or "nothing"
+    single = "|".join(name for name in count if count[name] == 1) or "xyzzy"
     places = re.findall(
         rf"\b({single}) (?:is )?(?:at|on|in) the ({'|'.join(sorted(world.PLACES, key=len)[::-1])})\b", text
     )
@@ -338,11 +338,11 @@ def test_a_conversation_asks_and_answers_in_turn():
 def test_stage_1_asks_for_a_list_or_a_description():
     asked = [questions.caption_request(scene, np.random.default_rng(seed)) for seed, scene in enumerate(SCENES[:60])]
     kinds = Counter(
-        "describe" if question in questions.QUESTIONS["describe"] else "list" for [(_, question), _] in asked
+        "describe" if question in wordings.TRAINING["describe"] else "list" for [(_, question), _] in asked
     )
     assert min(kinds.values()) > 15 and {question for [(_, question), _] in asked} <= {
-        *questions.QUESTIONS["describe"],
-        *questions.QUESTIONS["list"],
+        *wordings.TRAINING["describe"],
+        *wordings.TRAINING["list"],
     }
     assert all(set(answers.names_in(answer)) == set(seen(scene)) for [_, (_, answer)], scene in zip(asked, SCENES))
 

@@ -117,13 +117,11 @@ def at_place(facts: Facts, ask: Asker) -> Iterator[Question]:
         if names is None or (not names and ask.random() < 0.7):
             continue
         where = PLACE_PHRASE[place]
+        answer = f"{_subject(names)} {PLACE_PHRASE[facts.place_of(*names) or place]}"
         if ask.random() < 0.3:
-            answer = (
-                f"there is {facts.listing(dict.fromkeys(names, 1))} {where}" if names else f"there is nothing {where}"
-            )
-            yield yes_no("at_place_yes_no", ask("at_place_yes_no", where=where), bool(names), answer)
+            yield yes_no("at_place", ask("at_place_yes_no", where=where), bool(names), answer)
         else:
-            yield which("at_place", ask("at_place", where=where), _capital(f"{_subject(names)} {where}"), names)
+            yield which("at_place", ask("at_place", where=where), _capital(answer), names)
 
 
 def _subject(names) -> str:

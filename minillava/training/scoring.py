@@ -82,7 +82,8 @@ def cases(split: str, scenes: int, max_objects: int = 4, each: int = 8) -> list[
     made = []
     for seed in range(scenes):
         scene = sample_scene(seed, split, max_objects=max_objects)
-        made += [Case(scene, question) for question in questions(scene, np.random.default_rng([9, seed]), each)]
+        asked = questions(scene, np.random.default_rng([9, seed]), each, typed=properly)
+        made += [Case(scene, question) for question in asked]
     return made
 
 

@@ -1,0 +1,206 @@
+"""The questions that people ask beyond the first ten kinds: what is said is true, judged from the boxes alone; what the
+test asks, no training asks so; yes and no are balanced.
+"""
+
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from minillava.data import facts, wordings
+from minillava.data.answers import names_in, parse_answer
+from minillava.data.asking import casual, sloppy
+from minillava.data.groups import ARGUABLE, COLOR_OF, MASS, MEMBERS
+from minillava.data.natural import NATURAL
+from minillava.data.questions import ALL_WEIGHTS, KIND_WEIGHTS, conversation, questions
+from minillava.data.scene_in_words import FORMS, UNTOLD
+from minillava.data.scenes import COLORS, GROUP_OF, NAMES, PLACES, sample_scene
+from minillava.training.scoring import NATURAL_TITLES, cases, natural_cases, score, table_with_mean
+from tests.test_scenes import centre, described, holds, place_of, seen
+
+WORDS = {form: word for word in MEMBERS for form in (word, facts.plural(word))}
+RELATIONS = {said: relation for relation, forms in wordings.REL_WORDS.items() for said in forms}
+
+
+def made(of: str, count: int = 150):
+    for seed in range(count):
+        scene = sample_scene(seed, "val" if of == "held out" else "train")
+        for question in questions(
+            scene, np.random.default_rng(seed), 12, weights=dict.fromkeys(NATURAL, 1.0), of=of, typed=lambda text, _: text
+        ):
+            yield scene, question
+
+
+def found(words, text: str) -> list[str]:
+    """The words in a text, the longest first where one holds another, each once and in order."""
+    any_word = re.compile(r"\b(" + "|".join(sorted(map(re.escape, words), key=len, reverse=True)) + r")\b")
+    return list(dict.fromkeys(any_word.findall(text)))
+
+
+def of_group(scene, text: str) -> dict[str, int]:
+    """The things of the group that a text names."""
+    word = WORDS[found(WORDS, text)[-1]]
+    return {name: count for name, count in seen(scene).items() if name in MEMBERS[word]}
+
+
+def centres(scene, wanted: str) -> list[tuple[float, float]]:
+    return [((x1 + x2) / 2, (y1 + y2) / 2) for name, (x1, y1, x2, y2) in scene.boxes() if name == wanted]
+
+
+def at(scene, place: str) -> list[str]:
+    alone = [scene.__class__(0, scene.size, scene.color, scene.pattern, (thing,)) for thing in scene.things]
+    places = [(name, place_of(one, name)) for one in alone for name in seen(one)]
+    exactly = [name for name, own in places if own == place]
+    return exactly or [name for name, own in places if place in own.split()]
+
+
+def side_of(scene, relation: str, name: str) -> set[str]:
+    """Everything that stands in that relation to the one thing of the name."""
+    [(x, y)] = centres(scene, name)
+    near = {(a - x, b - y, other) for other in seen(scene) if other != name for a, b in centres(scene, other)}
+    across = {"to the left of": -1, "to the right of": 1}
+    if relation in across:
+        return {other for dx, dy, other in near if abs(dx) > abs(dy) and dx * across[relation] > 0}
+    return {other for dx, dy, other in near if abs(dy) > abs(dx) and (dy < 0) == (relation == "above")}
+
+
+def is_true(scene, question) -> bool:
+    """Whether the short answer is right, by the question's text and the boxes."""
+    text, short, count, kind = question.text, question.short, seen(scene), question.kind
+    named, yes = names_in(text), question.short == "yes"
+    if kind == "group_yes_no":
+        return bool(of_group(scene, text)) == yes
+    if kind == "group_list":
+        return (facts.names_text(of_group(scene, text)) or "nothing") == short
+    if kind == "group_count":
+        return facts.NUMBERS[sum(of_group(scene, text).values())] == short
+    if kind == "group_where":
+        [(name, times)] = of_group(scene, text).items()
+        return times == 1 and place_of(scene, name) == short
+    if kind == "at_place":
+        there = at(scene, found(PLACES, text.replace("Which", ""))[0])
+        return bool(there) == yes if short in ("yes", "no") else (facts.names_text(there) or "nothing") == short
+    if kind == "where_yes_no":
+        asked, own = found(PLACES, text)[0], place_of(scene, named[0])
+        return (asked == own or asked in own.split()) == yes
+    if kind == "relation_yes_no":
+        return holds(scene, named[0], RELATIONS[found(RELATIONS, text)[0]], named[1]) == yes
+    if kind == "beside":
+        relation = RELATIONS[found(RELATIONS, text)[0]]
+        return set(short.split(", ")) - {"nothing"} == side_of(scene, relation, named[0])
+    if kind == "background_yes_no":
+        return (found(COLORS, text)[0] == scene.color) == yes
+    if kind == "count_yes_no":
+        return (facts.NUMBERS.index(found(facts.NUMBERS, text)[0]) == count[named[0]]) == yes
+    if kind == "more" and short in ("yes", "no"):
+        return (count[named[0]] > count[named[1]]) == yes
+    if kind == "more":
+        return short == max(named, key=lambda name: count[name])
+    if kind == "only":
+        return (sum(count.values()) == 1) == yes
+    if kind == "besides" and short in ("yes", "no"):
+        return (len(count) > 1) == yes
+    if kind == "besides":
+        return (facts.names_text(set(count) - {named[0]}) or "nothing") == short
+    if kind == "both":
+        return (set(named) <= set(count)) == yes
+    if kind == "nearest":
+        (x, y), others = centre(scene, named[0]), [name for name in count if name != named[0]]
+        distance = {name: min(np.hypot(a - x, b - y) for a, b in centres(scene, name)) for name in others}
+        return min(distance, key=distance.get) == short
+    return True
+
+
+@pytest.mark.parametrize("of", ["training", "held out"])
+def test_answers_are_true_read_back_and_grammatical(of):
+    kinds = Counter()
+    for scene, question in made(of):
+        kinds[question.kind] += 1
+        assert is_true(scene, question), question
+        assert parse_answer(question.reads, question.answer) == question.short, question
+        assert parse_answer(question.reads, question.short) == question.short, question
+        assert question.kind == "color_of" or described(scene, question.answer), question
+        assert re.fullmatch(r"[A-Z].*[.!]", question.answer), question
+        for text in (question.text, question.answer, *(text for _, text in question.before)):
+            assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiou]|[{}]|  | [.,?]|\bare an?\b", text.replace("are a ", "")), text
+    assert set(kinds) == set(NATURAL) and min(kinds.values()) >= 8, kinds
+
+
+def test_what_is_not_there_is_said_not_to_be_there():
+    for scene, question in made("held out"):
+        if question.kind in ("absent", "unknown"):
+            [word] = re.findall(r"[Tt]here (?:is|are) no (.+)\.$", question.answer)
+            assert not {word, *(name for name in NAMES if facts.plural(name) == word)} & set(seen(scene))
+            assert word in question.text
+
+
+def test_the_test_asks_as_no_training_does():
+    for key, held_out in wordings.HELD_OUT.items():
+        assert not set(held_out) & set(wordings.TRAINING[key]), key
+    pools = (wordings.NOUNS, wordings.SMALL_TALK, wordings.COUNTRIES)
+    assert not any(set(pool["training"]) & set(pool["held out"]) for pool in pools)
+    assert not set(wordings.WHAT_NO_PICTURE_TELLS) & set(wordings.NO_PICTURE_TELLS_THIS_EITHER)
+    nouns = {*wordings.NOUNS["training"], *wordings.NOUNS["held out"]}
+    assert len(wordings.NOUNS["training"]) >= 100 and not nouns & {*NAMES, *MEMBERS, *COLORS}
+
+
+def test_groups_hold_names_and_nothing_is_asked_where_people_would_disagree():
+    assert all(set(names) <= set(NAMES) for names in MEMBERS.values()) and set(COLOR_OF) == set(NAMES)
+    assert set(ARGUABLE) <= set(MEMBERS) and all(facts.plural(word) == word for word in MASS)
+    for word, names in ARGUABLE.items():
+        assert not names & set(MEMBERS[word]), word
+    with_avocado = next(scene for scene in map(sample_scene, range(9999)) if set(seen(scene)) == {"avocado"})
+    assert not {"fruit", "vegetable"} & set(facts.Facts(with_avocado).words())
+
+
+def test_yes_and_no_are_balanced_by_kind_and_by_word():
+    short, of_word = defaultdict(Counter), defaultdict(Counter)
+    for seed in range(900):
+        scene = sample_scene(seed)
+        for question in questions(scene, np.random.default_rng(seed), 8, weights=dict.fromkeys(NATURAL, 1.0)):
+            short[question.kind][question.short] += 1
+        for question in questions(scene, np.random.default_rng(seed), 4, weights={"group_yes_no": 1.0}):
+            for word in found(WORDS, question.text)[:1]:
+                of_word[WORDS[word]][question.short] += 1
+    for kind in ("group_yes_no", "where_yes_no", "relation_yes_no", "background_yes_no", "only", "both"):
+        yes, no = short[kind]["yes"], short[kind]["no"]
+        assert abs(yes / (yes + no) - 0.5) < 0.12, (kind, yes, no)
+    for word in ("animal", "food", "vehicle", "fruit", "plant"):
+        yes, no = of_word[word]["yes"], of_word[word]["no"]
+        assert abs(yes / (yes + no) - 0.5) < 0.15, (word, yes, no)
+
+
+def test_typing():
+    rng = np.random.default_rng(0)
+    typed = {sloppy("What is to the left of the cat in the picture?", rng) for _ in range(60)}
+    assert all(text == text.lower() and not text.endswith("?") for text in typed) and len(typed) > 20
+    assert any(text.startswith("whats left of the cat in the pic") for text in typed)
+    kept = [casual("Is there a cat?", rng) for _ in range(300)].count("Is there a cat?")
+    assert 190 < kept < 230
+
+
+def test_a_conversation_holds_all_kinds_and_follow_ups_come_after_what_they_follow():
+    assert set(ALL_WEIGHTS) == set(KIND_WEIGHTS) | set(NATURAL) and set(NATURAL_TITLES) == set(NATURAL)
+    for scene, question in made("training", 60):
+        assert (question.kind == "follow_up") == bool(question.before)
+        assert [speaker for speaker, _ in question.turns()] == ["user", "assistant"] * (len(question.turns()) // 2)
+    kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[FORMS[1]]]
+    turns = conversation(sample_scene(3), np.random.default_rng(0), 40, kinds)
+    assert not any("bigger" in text or "nearest" in text for _, text in turns)
+
+
+def test_natural_cases_are_scored_and_come_later_in_a_talk():
+    asked = natural_cases(20)
+    assert set(score(asked, [case.question.answer for case in asked]).values()) == {1.0}
+    assert max(score(asked, ["xyzzy"] * len(asked)).values()) == 0.0
+    later = natural_cases(3, turns=6)
+    assert all(len(case.asked()) >= 13 and case.asked()[-1][0] == "user" for case in later)
+    assert [case.question for case in later] == [case.question for case in natural_cases(3)]
+    assert {case.question.kind for case in cases("val", 20)} <= set(KIND_WEIGHTS)
+    scores = {"a": {"more": 0.5, "only": 1.0}}
+    assert table_with_mean(scores, asked).splitlines()[-1] == "| mean of kinds | | 75.0 |"
+
+
+def test_names_have_one_group_word_that_is_theirs():
+    assert all(name in MEMBERS[GROUP_OF[name]] for name in NAMES)
