@@ -27,7 +27,12 @@ def made(of: str, count: int = 150):
     for seed in range(count):
         scene = sample_scene(seed, "val" if of == "held out" else "train")
         for question in questions(
-            scene, np.random.default_rng(seed), 12, weights=dict.fromkeys(NATURAL, 1.0), of=of, typed=lambda text, _: text
+            scene,
+            np.random.default_rng(seed),
+            12,
+            weights=dict.fromkeys(NATURAL, 1.0),
+            of=of,
+            typed=lambda text, _: text,
         ):
             yield scene, question
 
@@ -123,7 +128,9 @@ def test_answers_are_true_read_back_and_grammatical(of):
         assert question.kind == "color_of" or described(scene, question.answer), question
         assert re.fullmatch(r"[A-Z].*[.!]", question.answer), question
         for text in (question.text, question.answer, *(text for _, text in question.before)):
-            assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [^aeiou]|[{}]|  | [.,?]|\bare an?\b", text.replace("are a ", "")), text
+            assert not re.search(
+                r"\b[Aa] [aeio]|\b[Aa]n [^aeiou]|[{}]|  | [.,?]|\bare an?\b", text.replace("are a ", "")
+            ), text
     assert set(kinds) == set(NATURAL) and min(kinds.values()) >= 8, kinds
 
 

@@ -337,9 +337,7 @@ def test_a_conversation_asks_and_answers_in_turn():
 
 def test_stage_1_asks_for_a_list_or_a_description():
     asked = [questions.caption_request(scene, np.random.default_rng(seed)) for seed, scene in enumerate(SCENES[:60])]
-    kinds = Counter(
-        "describe" if question in wordings.TRAINING["describe"] else "list" for [(_, question), _] in asked
-    )
+    kinds = Counter("describe" if question in wordings.TRAINING["describe"] else "list" for [(_, question), _] in asked)
     assert min(kinds.values()) > 15 and {question for [(_, question), _] in asked} <= {
         *wordings.TRAINING["describe"],
         *wordings.TRAINING["list"],

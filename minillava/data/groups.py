@@ -1,4 +1,4 @@
-"""What people call things besides their names: words for several names at once ("bird", "hat"), other words for one name
+"""What people call things besides their names: words for several names at once ("bird", "hat"), other words for one
 ("plane"), and each name's colour.
 """
 
@@ -77,15 +77,16 @@ SEVERAL = "several colors"
 COLOR_OF: dict[str, str] = dict.fromkeys(NAMES, SEVERAL) | {
     name: color
     for color, names in _split(
-        red="apple, strawberry, fire engine, car, motorcycle, rose, boxing glove, teapot, telephone, scarf, guitar, accordion",
+        red="apple, strawberry, fire engine, car, motorcycle, rose, boxing glove, teapot, telephone, scarf, guitar, "
+        "accordion",
         orange="cat, fox, carrot, basketball, radio, peach",
         yellow="banana, lemon, taxi, helicopter, trumpet, saxophone, sunflower, trophy",
         green="pear, frog, turtle, snake, crocodile, tractor, cactus, shamrock, seedling, avocado",
         blue="fish, whale, bucket, flashlight, t-shirt, dress, coat, cap, envelope",
         purple="eggplant, hyacinth",
         pink="pig, flamingo, tulip, hibiscus, kimono",
-        brown="horse, kangaroo, monkey, bear, hedgehog, owl, snail, pretzel, croissant, egg, cookie, coconut, canoe, chair, "
-        "briefcase, hiking boot, violin, flute, harp, ladder",
+        brown="horse, kangaroo, monkey, bear, hedgehog, owl, snail, pretzel, croissant, egg, cookie, coconut, canoe, "
+        "chair, briefcase, hiking boot, violin, flute, harp, ladder",
         gray="mouse, elephant, wolf, spider, spoon, paperclip, wrench, newspaper, castle, bicycle",
         white="rabbit, sheep, ambulance, baseball, volleyball, toilet, bathtub, candle",
         black="top hat",

@@ -1,5 +1,5 @@
-"""The questions that people ask beyond the first ten kinds: groups, places, comparisons, follow-ups, what is not there and
-what no picture tells. A kind is a function of the scene's facts; how it is asked stands in wordings.py.
+"""The questions that people ask beyond the first ten kinds: groups, places, comparisons, follow-ups, what is not there
+and what no picture tells. A kind is a function of the scene's facts; how it is asked stands in wordings.py.
 """
 
 from collections.abc import Iterator

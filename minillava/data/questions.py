@@ -54,7 +54,8 @@ def questions(
 
     short: the share of them that asks for a single word or phrase, as LLaVA-1.5 does, and answers with `short`. Of the
     existence questions half are noes, and half of the noes name something from a group that the picture does show.
-    of: "training", or "held out" for wordings that no training uses. typed: (text, rng) -> the text as someone types it."""
+    of: "training", or "held out" for wordings that no training uses.
+    typed: (text, rng) -> the text as someone types it."""
     facts, ask, out = Facts(scene), Asker(rng, of), []
     makers = {kind: _MAKERS[kind](facts, ask) for kind in weights}
     while len(out) < n and makers:

@@ -1,11 +1,12 @@
 """How well a model answers what people ask beyond the first ten kinds of question, on scenes that no training saw.
 
     python -m minillava.eval.natural                                      # weights/tiny
-    python -m minillava.eval.natural --language weights/tiny-language     # the language model alone, which reads the scenes in words
+    python -m minillava.eval.natural --language weights/tiny-language     # the language model alone, on scenes in words
 
-Each kind counts alike. "held out" asks in wordings, about nouns and with small talk that no training used, "training" in
-those of the training; "typed" is held out in lower case, with short forms and spelling mistakes; "later" comes after six
-other questions; "grey picture" is the same model shown one. The second table names and counts things that are alone, by size."""
+Each kind counts alike. "held out" asks in wordings, about nouns and with small talk that no training used, "training"
+in those of the training; "typed" is held out in lower case, with short forms and spelling mistakes; "later" comes after
+six other questions; "grey picture" is the same model shown one. The second table names and counts things that are
+alone, by size."""
 
 import argparse
 import json

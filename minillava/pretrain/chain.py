@@ -239,9 +239,9 @@ scene; "blind" is the same model shown a grey picture (`python -m minillava.eval
 ## What people ask
 
 Percent right for the other kinds of question on the same scenes (`python -m minillava.eval.natural`). "held out" asks
-in wordings, about nouns and with small talk that no training used, "training" in those of the training; "typed" is held
-out in lower case, with short forms and spelling mistakes; "later" comes after six other questions; "grey picture" is the
-same model shown one:
+in wordings, about nouns and with small talk that no training used, "training" in those of the training; "typed" is
+held out in lower case, with short forms and spelling mistakes; "later" comes after six other questions; "grey picture"
+is the same model shown one:
 
 {scoring.table_with_mean(ways, natural)}
 """

@@ -53,8 +53,8 @@ SCENES_IN_WORDS = dict(MUON, max_steps=1600, batch_size=8, save_every=200)
 
 
 def name_list(index: int, as_questions: bool, groups: bool = False) -> list[Turn]:
-    """2 to 8 names and a colour, then for some of them, and for as many others, whether they are in the list: as another
-    list, or as questions. `groups`: names of three groups, then groups in place of names.
+    """2 to 8 names and a colour, then for some of them, and for as many others, whether they are in the list: as
+    another list, or as questions. `groups`: names of three groups, then groups in place of names.
     """
     rng = np.random.default_rng([11, index])
     listed, asked = (_groups if groups else _names)(rng, count=int(rng.integers(2, 9)))

@@ -131,8 +131,8 @@ def score_pictures(model, processor, asked: list[Case], blind: bool = False, tit
 
 
 def score_in_words(language_model, tokenizer: Tokenizer, asked: list[Case], form: str) -> dict[str, float]:
-    """The score of a language model that reads the scenes as "prose" or as a "map" of words; kinds that the form does not
-    tell are left out.
+    """The score of a language model that reads the scenes as "prose" or as a "map" of words; kinds that the form does
+    not tell are left out.
     """
     asked = [case for case in asked if case.question.kind not in UNTOLD[form]]
     processor = Processor(tokenizer, image_size=1, patch_size=1)  # never shown a picture
