@@ -87,7 +87,7 @@ def is_true(scene, question) -> bool:
         there = at(scene, found(PLACES, text.replace("Which", ""))[0])
         return bool(there) == yes if short in ("yes", "no") else (facts.names_text(there) or "nothing") == short
     if kind == "where_yes_no":
-        asked, own = found(PLACES, text)[0], place_of(scene, named[0])
+        asked, own = found(PLACES, text.replace("top hat", ""))[0], place_of(scene, named[0])
         return (asked == own or asked in own.split()) == yes
     if kind == "relation_yes_no":
         return holds(scene, named[0], RELATIONS[found(RELATIONS, text)[0]], named[1]) == yes
@@ -182,14 +182,14 @@ def test_typing():
     rng = np.random.default_rng(0)
     typed = {sloppy("What is to the left of the cat in the picture?", rng) for _ in range(60)}
     assert all(text == text.lower() and not text.endswith("?") for text in typed) and len(typed) > 20
-    assert any(text.startswith("whats left of the cat in the pic") for text in typed)
+    assert all(any(form in text for text in typed) for form in ("whats ", " pic", " photo", " left of the"))
     kept = [casual("Is there a cat?", rng) for _ in range(300)].count("Is there a cat?")
     assert 190 < kept < 230
 
 
 def test_a_conversation_holds_all_kinds_and_follow_ups_come_after_what_they_follow():
     assert set(ALL_WEIGHTS) == set(KIND_WEIGHTS) | set(NATURAL) and set(NATURAL_TITLES) == set(NATURAL)
-    for scene, question in made("training", 60):
+    for _, question in made("training", 60):
         assert (question.kind == "follow_up") == bool(question.before)
         assert [speaker for speaker, _ in question.turns()] == ["user", "assistant"] * (len(question.turns()) // 2)
     kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[FORMS[1]]]

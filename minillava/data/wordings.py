@@ -399,7 +399,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Tell me the number of {many}.",
     ),
     "group_where": ("Where in this picture is the {name}?", "Where can you see the {name}?"),
-    "group_of": ("Is that {name} {a}?", "Is it right that the {name} is {a}?"),
+    "group_of": ("Is that {name} {a}?", "Would you say that the {name} is {a}?"),
     "group_of_open": ("What kind of object is {thing}?",),
     "at_place": (
         "Tell me what is {where}.",
@@ -407,10 +407,10 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "What does the picture show {where}?",
     ),
     "at_place_yes_no": ("Can you see anything {where} of the image?", "Is there any object {where}?"),
-    "where_yes_no": ("Can you see the {name} {where} of the picture?", "Is it right that the {name} is {where}?"),
+    "where_yes_no": ("Can you see the {name} {where} of the picture?", "Would you say that the {name} is {where}?"),
     "relation_yes_no": (
         "Can you see that the {name} is {rel} the {other}?",
-        "Is it right that the {name} is {rel} the {other}?",
+        "Tell me if the {name} is {rel} the {other}.",
         "Does the picture show the {name} {rel} the {other}?",
     ),
     "either_relation": (
@@ -462,7 +462,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Where about is the {name} in this photo?",
         "How old is the {name}?",
         "Can you see the {name} {where} of the picture?",
-        "Is it right that the {name} is {rel} the {other}?",
+        "Tell me if the {name} is {rel} the {other}.",
         "What do you see {rel} the {name}?",
         "Why is the {name} here?",
     ),

@@ -53,28 +53,32 @@ SCENES_IN_WORDS = dict(MUON, max_steps=1600, batch_size=8, save_every=200)
 
 
 def name_list(index: int, as_questions: bool, groups: bool = False) -> list[Turn]:
-    """2 to 8 names and a colour, then for some of them, and for as many others, whether they are in the list: as
+    """2 to 8 names and a few colours, then for some of them, and for as many others, whether they are in the list: as
     another list, or as questions. `groups`: names of three groups, then groups in place of names.
     """
     rng = np.random.default_rng([11, index])
-    listed, asked = (_groups if groups else _names)(rng, count=int(rng.integers(2, 9)))
+    count, colors = int(rng.integers(2, 9)), 1 if as_questions else int(rng.integers(1, 5))  # a picture has one
+    listed, asked = _groups(rng, count) if groups else _names(rng, count, colors)
+    asked = [asked[:6][i] for i in rng.permutation(len(asked[:6]))] if as_questions else rng.permutation(asked).tolist()
     if not as_questions:
         return [
             ("user", ", ".join(listed)),
             ("assistant", ", ".join(f"{name} {verdict}" for name, verdict in asked) + "."),
         ]
     turns = []
-    for word, verdict in asked[:6]:
+    for word, verdict in asked:
         turns += [("user", _about(word, Asker(rng))), ("assistant", verdict.capitalize())]
     return [("user", f"{', '.join(listed)}\n{turns[0][1]}"), *turns[1:]]
 
 
-def _names(rng, count: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """The listed words, and words with their verdicts; the last of each is a colour."""
-    words = [*rng.choice(NAMES, 2 * count, replace=False), *rng.choice(COLOR_NAMES, 2, replace=False)]
-    listed, absent = [*words[:count], words[-2]], [*words[count:-2], words[-1]]
-    asked = [(word, "yes") if rng.random() < 0.5 else (absent[i], "no") for i, word in enumerate(listed)]
-    return [str(word) for word in rng.permutation(listed)], [asked[i] for i in rng.permutation(len(asked))]
+def _names(rng, count: int, colors: int) -> tuple[list[str], list[tuple[str, str]]]:
+    """The listed words, names and colours, and words with their verdicts, the colours first."""
+    listed, absent = [], []
+    for words, number in ((COLOR_NAMES, colors), (NAMES, count)):
+        drawn = [str(word) for word in rng.choice(words, 2 * number, replace=False)]
+        listed, absent = listed + drawn[:number], absent + drawn[number:]
+    asked = [(word, "yes") if rng.random() < 0.5 else (other, "no") for word, other in zip(listed, absent, strict=True)]
+    return [str(word) for word in rng.permutation(listed)], asked
 
 
 def _groups(rng, count: int) -> tuple[list[str], list[tuple[str, str]]]:
@@ -84,7 +88,7 @@ def _groups(rng, count: int) -> tuple[list[str], list[tuple[str, str]]]:
     listed = list(dict.fromkeys(str(name) for name in rng.choice(pool, count)))
     shown = sorted({GROUP_OF[name] for name in listed})
     asked = [(group, "yes") for group in shown] + [(group, "no") for group in groups[3 : 3 + len(shown)]]
-    return listed, [asked[i] for i in rng.permutation(len(asked))]
+    return listed, asked
 
 
 def _about(word: str, ask: Asker) -> str:
