@@ -242,7 +242,7 @@ def reference(settings: TrainConfig, model: Llava, processor: Processor) -> floa
     [
         {},
         dict(batch_size=3, micro_batch_size=2),
-        dict(pack=True, pack_length=100),
+        dict(pack=True, max_length=100),
         dict(checkpoint_activations=True),
         dict(cache_features="cache"),
     ],

@@ -174,6 +174,7 @@ def own_folder(config: LoopConfig) -> Iterator[None]:
         raise UserError(
             f"{out} holds a run: --resume goes on with it; to begin anew remove it, or choose another --out"
         )
+    there = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,7 +184,8 @@ def own_folder(config: LoopConfig) -> Iterator[None]:
             yield
     finally:
         with suppress(OSError):
-            out.rmdir()  # where nothing was written
+            if not there:
+                out.rmdir()  # where nothing was written
 
 
 def fingerprint(module: nn.Module) -> str:
