@@ -34,6 +34,7 @@ from minillava.training.batches import Batches, killed_workers_told
 from minillava.training.check_data import check_data, leave_out_unusable
 from minillava.training.features import FeatureCache
 from minillava.training.loss import MANY_LOGITS, chunked_loss
+from minillava.training.packing import sample_starts
 from minillava.training.precision import held_types
 from minillava.training.recipes import RECIPES, STAGES, change_trainable, steps_of
 from minillava.training.run import LoopConfig, autocast, fit, next_token_loss, product_dtype
@@ -180,7 +181,8 @@ def loss(model: Llava, batch: dict[str, Tensor]) -> Tensor:
         embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
     many_logits = embeds.shape[0] * embeds.shape[1] * model.language_model.config.vocab_size > MANY_LOGITS
     function = chunked_loss if many_logits and torch.is_grad_enabled() else next_token_loss
-    return function(model.language_model, embeds, batch["labels"], batch.get("attention_mask"))
+    numbers = batch.get("attention_mask")
+    return function(model.language_model, embeds, batch["labels"], None if numbers is None else sample_starts(numbers))
 
 
 def set_trainable(model: Llava, stage: int) -> None:

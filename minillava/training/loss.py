@@ -13,11 +13,11 @@ MANY_LOGITS = 1 << 25  # logits, supervised or not, from which it is worth the t
 CHUNK = 1 << 23  # logits that are held at once: 32 MB in float32
 
 
-def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None) -> Tensor:
     """What `loop.next_token_loss` computes: mean cross-entropy of the supervised tokens, inputs_embeds (B, T, C),
     labels (B, T).
     """
-    hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
+    hidden = language_model.hidden_states(inputs_embeds, start)  # (B, T, C)
     supervised = labels[:, 1:] != IGNORE_INDEX  # (B, T - 1)
     if not supervised.any():
         raise ValueError("no token of this batch is supervised: every label is -100")

@@ -1,9 +1,8 @@
 """Packing: several samples in a row of the batch, one after the other, so that next to nothing is padding.
 
-Attention stays inside each sample: their tokens are numbered 1, 1, 2, 2, 2, ... in attention_mask
-(language_model.sample_starts). Positions go on from sample to sample, which changes nothing, since RoPE is relative.
-The last token of a sample must not learn to predict the first of the next one, so a row's samples begin with a label of
--100."""
+Attention stays inside each sample: their tokens are numbered 1, 1, 2, 2, 2, ... in attention_mask (`sample_starts`).
+Positions go on from sample to sample, which changes nothing, since RoPE is relative. The last token of a sample must not
+learn to predict the first of the next one, so a row's samples begin with a label of -100."""
 
 import heapq
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
+from minillava.language_model import first_tokens
 from minillava.training.samples import LengthGroups, collate, evenly_cut
 
 
@@ -70,3 +70,15 @@ def _joined(row: list[Encoded]) -> Encoded:
     ids = [i for sample in row for i in sample.input_ids]
     labels = [label for sample in row for label in (IGNORE_INDEX, *sample.labels[1:])]
     return replace(row[0], input_ids=ids, labels=labels)
+
+
+def sample_starts(numbers: Tensor) -> Tensor | None:
+    """What each token of a batch may see from: of rows whose tokens are numbered by their sample, and 0 on padding,
+    (B, T) -> (B, T), where its sample begins. Rows of one sample each are the model's own case, `first_tokens`.
+    """
+    if numbers.max() <= 1:
+        return first_tokens(numbers)
+    begins = torch.ones_like(numbers, dtype=torch.bool)
+    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    positions = torch.arange(numbers.shape[1], device=numbers.device)
+    return (positions * begins).cummax(-1).values  # (B, T)

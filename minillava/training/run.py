@@ -134,23 +134,21 @@ def groups_by_rate(parameters: dict[str, Tensor], config: LoopConfig, weight_dec
 
 
 def supervised_logits(
-    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+    language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits (tokens, V) in float32 and targets (tokens,) of the supervised tokens: position t predicts label t + 1.
 
     inputs_embeds (B, T, C), labels (B, T) with -100 where there is no loss. The head runs on the supervised positions
     alone."""
-    hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
+    hidden = language_model.hidden_states(inputs_embeds, start)  # (B, T, C)
     targets = labels[:, 1:]
     supervised = targets != IGNORE_INDEX  # (B, T - 1)
     return language_model.logits(hidden[:, :-1][supervised]).float(), targets[supervised]
 
 
-def next_token_loss(
-    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
-) -> Tensor:
+def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of the supervised tokens. Raises ValueError where no token is supervised."""
-    logits, targets = supervised_logits(language_model, inputs_embeds, labels, attention_mask)
+    logits, targets = supervised_logits(language_model, inputs_embeds, labels, start)
     if not len(targets):
         raise ValueError("no token of this batch is supervised: every label is -100")
     return F.cross_entropy(logits, targets)
