@@ -13,6 +13,12 @@ S the keys."""
 
 import sys
 from importlib import import_module
+from pathlib import Path
+
+from minillava.errors import quiet_interrupts
+
+if Path(*sys.argv[:1]).name in ("-m", "chat.py", "train.py"):  # a command; PyTorch takes more than a second
+    quiet_interrupts()
 
 from minillava.generation import answer, generate, generate_batch, stream
 from minillava.weights import load, load_language_model, load_model, load_vision_tower, save
