@@ -10,6 +10,7 @@ import weakref
 import torch
 from torch import Tensor
 
+from minillava.distributed import world_size
 from minillava.kv_cache import KVCache
 from minillava.language_model import rope_tables
 
@@ -43,7 +44,7 @@ class DecodeStep:
 
     def __init__(self, model, cache: KVCache):
         self.language_model = getattr(model, "language_model", model)
-        self.cache = weakref.proxy(cache)  # it may keep this step, and two that hold each other are freed late
+        self.cache = weakref.proxy(cache)  # it keeps this step, and what holds each other is freed late
         self.start, self.static_cache = cache.start, StaticKVCache(cache)
         weight = self.language_model.embed_tokens.weight
         self.rope = rope_tables(self.language_model.frequencies, 0, cache.capacity, weight.dtype, weight.device)
@@ -64,11 +65,11 @@ class DecodeStep:
         device = self.input_ids.device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
+        with autocast_without_copies(device.type), torch.cuda.stream(stream):
             self.run()
         torch.cuda.current_stream(device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with autocast_without_copies(device.type), torch.cuda.graph(self.graph):
             self.logits = self.run()
         return self
 
@@ -81,3 +82,23 @@ class DecodeStep:
             self.graph.replay()
         self.cache.length += 1
         return self.logits
+
+
+def autocast_without_copies(device: str) -> torch.autocast:
+    """Autocast as it is, without the copies of weights that it keeps until it ends: a graph may live longer."""
+    dtype, on = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return torch.autocast(device, dtype, enabled=on, cache_enabled=False)
+
+
+def recorded_step(model, cache: KVCache) -> DecodeStep:
+    """The step of this model on this cache, recorded when it is first needed: the answers of a conversation share it."""
+    recorded_model, start, step = cache.recorded or (None, None, None)
+    if recorded_model is not model or start is not cache.start:
+        step = DecodeStep(model, cache).capture()
+        cache.recorded = (model, cache.start, step)
+    return step
+
+
+def can_be_recorded(cache: KVCache) -> bool:
+    """On CUDA, and in one process: a graph cannot gather what several processes hold."""
+    return cache.keys.is_cuda and world_size() == 1

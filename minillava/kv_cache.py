@@ -19,7 +19,7 @@ class KVCache:
         self.values = torch.empty(shape, dtype=dtype, device=device)  # (L, B, K, capacity, D)
         self.length = 0
         self.start: Tensor | None = None  # (B,): the first token of each row, in a batch padded on the left
-        self.step = None  # the recorded step of decode_graph.py, which belongs to these keys and values
+        self.recorded: tuple | None = None  # decode_graph.py's step on these keys and values
 
     @property
     def capacity(self) -> int:

@@ -182,6 +182,13 @@ def _split(text: str) -> list[str]:
     return [Control(part) if i % 2 else part for i, part in enumerate(parts) if part]
 
 
+def answer_end(tokenizer: Tokenizer, template: str | Template) -> tuple[list[int], str]:
+    """What ends an answer: the ids of control tokens, or where the template has none for this tokenizer, a text."""
+    end = [_resolve(part, tokenizer) for part in _split(find_template(template).assistant.split("{}")[1])]
+    ids = [tokenizer.special(part) for part in end if isinstance(part, Control)]
+    return ids, "" if ids else "".join(end)
+
+
 def _resolve(part: str, tokenizer: Tokenizer) -> str:
     """`part` for this tokenizer: "<s>" and "</s>" become its own begin and end tokens, a control token that it lacks
     becomes text.
