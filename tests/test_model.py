@@ -9,7 +9,7 @@ from minillava.config import LlavaConfig, TextConfig
 from minillava.generation import collate_prompts, new_cache
 from minillava.language_model import rms_norm, rope_frequencies
 from minillava.training import loss
-from minillava.training.packing import sample_starts
+from minillava.training.tensors import sample_starts
 from minillava.weights.hf_config import read_config
 
 TOLERANCE = 2e-5
