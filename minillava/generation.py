@@ -178,7 +178,8 @@ def before(pieces: Iterable[str], end: str) -> Iterator[str]:
             yield text
         if found:
             return
-    yield held
+    if held:
+        yield held
 
 
 def answer(model, processor, image, question: str, **options) -> str:
