@@ -113,6 +113,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "What does not fit with the rest?",
     ),
     "group_yes_no": (
+        "Can you tell me if there is {a}?",
+        "Is {a} among them?",
         "Is there {a}{here}?",
         "Do you see {a}{here}?",
         "Are there any {many}{here}?",
@@ -123,6 +125,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Any {many}{here}?",
     ),
     "group_list": (
+        "Tell me the {many} that you see.",
+        "Which of the things are {many}?",
         "What {many} do you see{here}?",
         "Which {many} are there{here}?",
         "What {many} are there{here}?",
@@ -138,6 +142,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "List the {name}{here}.",
     ),
     "group_count": (
+        "Tell me how many {many} there are.",
         "How many {many} are there{here}?",
         "How many {many} do you see{here}?",
         "How many {many} can you see{here}?",
@@ -157,6 +162,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
     ),
     "group_of_open": ("What kind of thing is the {name}?", "What is {thing}?", "What sort of thing is {thing}?"),
     "at_place": (
+        "Tell me what you see {where}.",
+        "Can you tell me what is {where}?",
         "What is {where}{here}?",
         "What do you see {where}?",
         "What is {where} of the picture?",
@@ -172,6 +179,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Is there something {where} of the picture?",
     ),
     "where_yes_no": (
+        "Tell me if the {name} is {where}.",
         "Is the {name} {where}?",
         "Is the {name} {where} of the picture?",
         "Do you see the {name} {where}?",
@@ -180,6 +188,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Can you see {thing} {where}?",
     ),
     "relation_yes_no": (
+        "Does the picture show {thing} {rel} the {other}?",
+        "Tell me whether the {name} is {rel} the {other}.",
         "Is the {name} {rel} the {other}?",
         "Do you see the {name} {rel} the {other}?",
         "Is it true that the {name} is {rel} the {other}?",
@@ -194,6 +204,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Do you see the {name} {rel} or {opposite} the {other}?",
     ),
     "either_place": (
+        "Tell me: is the {name} {where} or {elsewhere}?",
         "Is the {name} {where} or {elsewhere}?",
         "Which is it: is the {name} {where} or {elsewhere}?",
         "Is the {name} {where} of the picture or {elsewhere}?",
@@ -215,6 +226,9 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Is it {a} or {b}?",
     ),
     "beside": (
+        "Can you tell me what is {rel} the {name}?",
+        "Tell me what you see {rel} the {name}.",
+        "Does the picture show something {rel} the {name}, and what?",
         "What is {rel} the {name}?",
         "What do you see {rel} the {name}?",
         "Which thing is {rel} the {name}?",
@@ -281,6 +295,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Can you see both {a} and {b}?",
     ),
     "biggest": (
+        "Tell me what the biggest thing is.",
         "What is the biggest thing{here}?",
         "Which thing is the biggest?",
         "What is the largest object{here}?",
@@ -303,6 +318,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Which one is bigger: the {name} or the {other}?",
     ),
     "nearest": (
+        "Can you tell me what is nearest to the {name}?",
+        "Tell me which thing is closest to the {name}.",
         "What is nearest to the {name}?",
         "Which thing is closest to the {name}?",
         "What is closest to the {name}{here}?",
@@ -310,6 +327,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "What is next to the {name}?",
     ),
     "color_of": (
+        "Tell me what color the {name} has.",
         "What color is the {name}?",
         "What is the color of the {name}?",
         "Which color does the {name} have?",
@@ -583,20 +601,26 @@ SMALL_TALK: dict[str, dict[str, str]] = {
             HELLO,
         ),
         **dict.fromkeys(
-            _listed("Who are you? / What are you? / What is your name? / What can you do? / Tell me about you."),
+            _listed(
+                "Who are you? / What are you? / What is your name? / What can you do? / Tell me about you. / And who are you? / Tell me what you are. / Please tell me who you are."
+            ),
             NAME,
         ),
         **dict.fromkeys(
-            _listed("Thank you! / Thanks / Thanks a lot! / Thank you very much. / Great, thanks!"),
+            _listed(
+                "Thank you! / Thank you. / Thanks / Thanks a lot! / Thanks so much. / Thank you very much. / Great, thanks! / Okay, thank you."
+            ),
             WELCOME,
         ),
-        **dict.fromkeys(_listed("Good bye / Bye! / See you! / Good night! / Bye bye."), BYE),
+        **dict.fromkeys(
+            _listed("Good bye / Bye! / Bye. / See you! / See you later! / Good night! / Bye bye. / Bye, see you!"), BYE
+        ),
     },
     "held out": {
         **dict.fromkeys(_listed("Hello there! / Hey / Good morning."), HELLO),
         **dict.fromkeys(_listed("Tell me who you are. / Who are you, please?"), NAME),
         **dict.fromkeys(_listed("Thank you a lot. / Many thanks!"), WELCOME),
-        **dict.fromkeys(_listed("Bye / Good bye, see you!"), BYE),
+        **dict.fromkeys(_listed("Bye, thanks! / Good bye, see you!"), BYE),
     },
 }
 
