@@ -153,7 +153,8 @@ def read_json(path: str | Path) -> dict:
 
 def read_file(path: str | Path, limit: int = LARGEST) -> bytes:
     """The bytes of a file; UserError if it cannot be read, is no ordinary file, is larger than `limit` bytes, or is Git
-    LFS's pointer."""
+    LFS's pointer.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

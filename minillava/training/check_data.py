@@ -2,7 +2,8 @@
 quick part of it.
 
 A record is cut at the model's context, never within its picture's tokens: they come before the first answer, so a
-record that is cut there holds no answer, and is left out."""
+record that is cut there holds no answer, and is left out.
+"""
 
 import os
 from collections import defaultdict
