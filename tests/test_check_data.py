@@ -16,7 +16,7 @@ from minillava.errors import run
 from minillava.inputs.conversation import encode
 from minillava.training import TrainConfig
 from minillava.training.batches import Batches
-from minillava.training.check_data import image_tokens, padding
+from minillava.training.check_data import padding
 from minillava.training.samples import JsonSamples
 from minillava.training.validation import split
 
@@ -140,9 +140,9 @@ def test_image_tokens_of_a_size_are_those_of_a_picture_of_that_size():
     plain = weights.load("weights/tiny", device="cpu")[1]
     tiled = replace(plain, image_size=14, patch_size=7, image_grid_pinpoints=((14, 28), (28, 14), (28, 28)))
     for processor in (plain, tiled):
-        assert image_tokens(processor, None) == 0
+        assert processor.count_image_tokens(None) == 0
         for size in ((10, 33), (64, 20), (28, 28)):
-            assert image_tokens(processor, size) == processor.count_image_tokens(Image.new("RGB", size))
+            assert processor.count_image_tokens(size) == processor.count_image_tokens(Image.new("RGB", size))
 
 
 def test_the_padding_it_tells_is_that_of_the_training(folder):
