@@ -164,7 +164,9 @@ class FolderListings:
         if self._is_file(self._entries(os.path.join(folder, path)).get(last)):
             return name  # nearly every one
         path, entry = "", None
-        for part in filter(None, _plain(name).replace("\\", "/").split("/")):
+        for part in _plain(name).replace("\\", "/").split("/"):
+            if part in ("", "."):
+                continue
             entry = self._entries_alike(os.path.join(folder, path)).get(part)
             if entry is None:
                 return None

@@ -81,11 +81,11 @@ def sign_of_a_picture(record: dict, turns: list[Turn]) -> str:
 
 
 def tell_unnamed(path: str | Path, num_records: int, unnamed: list[str]) -> None:
-    """Say how many records speak of pictures that they do not name, each given as its name and what speaks of one;
+    """Say how many records speak of pictures that they do not name, each given as its name and what in it speaks of one;
     UserError where nearly all do."""
     if not unnamed:
         return
-    line = f"{len(unnamed)} of {num_records} records speak of pictures, but name none under 'image' (the first: {unnamed[0]})"
+    line = f"{len(unnamed)} of {num_records} records speak of pictures that are not under 'image' ({unnamed[0]})"
     if len(unnamed) >= MOSTLY * num_records:
         raise UserError(f"{path}: {line}: rename the key")
     print(f"note: {line}: they count as text alone")

@@ -123,7 +123,7 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
             continue
         on_disk = name and folders.find(images, name)
         if name is None and (sign := sign_of_a_picture(record, turns)):
-            found.unnamed.append(f"{label} has {sign}")
+            found.unnamed.append(f"{label}: {sign}")
         if name is not None and on_disk is None:
             (found.left_out if config.skip_missing else found.stops)["the picture is not in --images"].append(
                 f"{label}: {shortened(name, 80)}"

@@ -109,7 +109,7 @@ class JsonSamples(Epochs):
             self.has_picture[index] = name is not None
             self.names.append(name and folders.find(self.images, name))
             if name is None and (sign := sign_of_a_picture(record, turns)):
-                unnamed.append(f"{named(index, record)} has {sign}")
+                unnamed.append(f"{named(index, record)}: {sign}")
             if name is not None and self.names[index] is None:
                 missing[index] = f"{named(index, record)}: {name[:80]}"
         tell_unnamed(path, len(self.records), unnamed)
