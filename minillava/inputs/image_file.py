@@ -20,6 +20,8 @@ from PIL.Image import Transpose
 ORIENTATION = 0x0112  # the EXIF tag: how the camera was held
 TURNS = dict(zip(range(2, 9), map(Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
+# of a JPEG before its pixels: bytes of FF, a marker that is neither SOS nor EOI, and a length
+SEGMENT = re.compile(rb"\xff+([^\xda\xd9\xff])(..)", re.DOTALL)
 MOST_METADATA = 100_000  # bytes; Pillow takes time by the square of their number
 LIKELY_FULL = 1 << 14  # 16-bit levels that all stay below this are taken for 14, 12 or 10 bits in a wider file
 # What people take for a picture and Pillow cannot read, by how it begins.
@@ -100,15 +102,12 @@ def _bare_png(data: bytes) -> tuple[bytes, bytes]:
 def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """Without APP1 to APP13, APP15 and comments: APP0 is JFIF's, APP14 Adobe's, which says how colours are coded."""
     kept, exif, at = [JPEG], b"", 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda", b"\xd9"):
-        marker = data[at + 1]
-        # a marker may have bytes of FF before it
-        end = at + 1 if marker == 0xFF else at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if not exif and data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = data[at + 4 : end]
-        if marker not in (*range(0xE1, 0xEE), 0xEF, 0xFE, 0xFF):
-            kept.append(data[at:end])
-        at = end
+    while segment := SEGMENT.match(data, at):
+        at = segment.end(1) + int.from_bytes(segment[2], "big")
+        if not exif and data.startswith(b"Exif\0\0", segment.end()):
+            exif = data[segment.end() : at]
+        if not re.match(rb"[\xe1-\xed\xef\xfe]", segment[1]):
+            kept.append(b"\xff" + data[segment.start(1) : at])
     return b"".join([*kept, data[at:]]), exif
 
 
