@@ -12,7 +12,7 @@ from PIL import Image
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.data import scene_records
-from minillava.errors import run
+from minillava.errors import UserError, run
 from minillava.eval import ablations, instruct_kinds, probe, scenes
 from minillava.generation import answer, answer_all, collate_prompts
 from minillava.inputs.processor import Processor
@@ -95,6 +95,10 @@ def fails(capsys, command, *arguments) -> str:
     return error
 
 
+def held_by_another(out):
+    raise UserError("another process writes there")
+
+
 @pytest.mark.parametrize("number", ["0", "-1", "1000000000000", "nan", "1e3", "", "9" * 5000])
 @pytest.mark.parametrize(
     ("command", "flag"),
@@ -125,6 +129,10 @@ def test_an_out_that_cannot_be_written_is_one_line_before_any_work(tmp_path, cap
         for command in (ablations, instruct_kinds, scene_records):
             fails(capsys, command, "--out", out)
     fails(capsys, ablations, "--out", tmp_path)
+    for command in (ablations, instruct_kinds, scene_records):  # or another process writes there
+        monkeypatch.setattr(command, "locked", held_by_another)
+        assert "another process" in fails(capsys, command, "--out", tmp_path / "out")
+    (tmp_path / "out").rmdir()
     monkeypatch.undo()
     for out in ("/dev/null", tmp_path / "pipe", tmp_path):
         assert "is not written over" in fails(capsys, scene_records, "--preview", out)

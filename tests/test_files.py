@@ -135,6 +135,7 @@ def test_two_names_that_are_alike_are_each_its_own(tmp_path):
     for name in names:
         (tmp_path / name).touch()
     assert [FolderListings().find(tmp_path, name) for name in names] == names
+    assert FolderListings().find(tmp_path, ".\\é.png") == "é.png"
 
 
 def test_hundreds_of_thousands_of_names_are_found_by_listing_each_folder_once(pictures, monkeypatch):

@@ -143,23 +143,18 @@ def main(argv: list[str] | None = None) -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     figures = measure(Path(folder))
                 rows.append({"name": name, "figures": figures, "minutes": round((time.perf_counter() - began) / 60, 1)})
-                write_rows(path, rows)
+                write_atomically(path, json.dumps({"rows": rows}, indent=1) + "\n")
     print(table(rows))
 
 
 def held_rows(path: Path) -> list[dict]:
-    """The rows that a file holds already; UserError where it is another file, or cannot be written."""
+    """The rows that a file holds already; UserError where it is another file."""
     try:
         rows = read_json(path)["rows"] if path.exists() else []
         table(rows)
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} holds no rows of this command; remove it, or choose another --out") from None
-    write_rows(path, rows)  # tried before hours of training
     return rows
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    write_atomically(path, json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def held_rows(path: Path, settings: dict) -> dict:
-    """What a folder's file holds, or its beginning; UserError where it is of other settings, or cannot be written."""
+    """What a folder's file holds, or its beginning; UserError where it is of other settings."""
     held = read_json(path) if path.exists() else {"settings": settings, "rows": {}}
     try:
         table(held["rows"], 0)
@@ -185,7 +185,6 @@ def held_rows(path: Path, settings: dict) -> dict:
         raise UserError(f"{path} holds no rows of this command; choose another --out") from None
     if held.get("settings") != settings:
         raise UserError(f"{path} holds rows of other settings; choose another --out")
-    write_json(path, held)  # tried before hours of training
     return held
 
 

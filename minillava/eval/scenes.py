@@ -41,9 +41,8 @@ def main(argv: list[str] | None = None) -> None:
         columns = {f"as {form}": score_in_words(model, tokenizer, asked, form) for form in FORMS}
     else:
         model, processor = weights.load(flags.weights)
-        stage1 = flags.stage1 and weights.find_folder(
-            flags.stage1
-        )  # that it is there is known before hours of questions
+        # that it is there is known before hours of questions
+        stage1 = flags.stage1 and weights.find_folder(flags.stage1)
         asked, pairs = (cases(split, flags.scenes, flags.max_objects) for split in ("val", "pairs"))
         columns = {
             "sees": score_pictures(model, processor, asked, title="sees"),
