@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from minillava import weights
-from minillava.arguments import Parser
+from minillava.arguments import Parser, whole_number
 from minillava.data.answers import names_in, parse_answer
 from minillava.data.instruct.generate import assemble, expand, make_requests, merge
 from minillava.data.instruct.prompts import Prompts
@@ -29,7 +29,7 @@ from minillava.data.questions import questions
 from minillava.data.scene_records import png
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError, run
-from minillava.files import read_json, write_atomically
+from minillava.files import locked, read_json, write_atomically, write_json
 from minillava.generation import answer_all
 from minillava.training import STAGES, TrainConfig, train
 from minillava.training.scoring import Case
@@ -154,29 +154,46 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--weights", default="weights/tiny-stage1", help="the LLaVA to start from (default weights/tiny-stage1)"
     )
-    parser.add_argument("--records", type=int, default=1440, help="records a training (default 1440)")
-    parser.add_argument("--steps", type=int, default=180, help="steps a training (default 180)")
-    parser.add_argument("--batch-size", type=int, default=8, help="records a step (default 8)")
-    parser.add_argument("--questions", type=int, default=200, help="held-out questions an ability (default 200)")
+    for name, least, most, default, help in (
+        ("records", 3, 10**6, 1440, "records a training"),
+        ("steps", 1, 10**6, 180, "steps a training"),
+        ("batch-size", 1, 10**5, 8, "records a step"),
+        ("questions", 1, 10**6, 200, "held-out questions an ability"),
+    ):
+        number = whole_number(least, most)
+        parser.add_argument(f"--{name}", type=number, default=default, help=f"{help} (default {default})")
     flags = parser.parse_args(argv)
-    for name in ("records", "steps", "batch_size", "questions"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(flags, name)}")
     out = Path(flags.out)
-    settings = {name: getattr(flags, name) for name in ("weights", "records", "steps", "batch_size", "questions")}
-    held = read_json(out / "rows.json") if (out / "rows.json").exists() else {"settings": settings, "rows": {}}
-    if held.get("settings") != settings or not isinstance(held.get("rows"), dict):
-        raise UserError(f"{out} holds rows of other settings; choose another --out")
-    asked = held_out(flags.questions)
-    for number, (name, kinds) in enumerate(ROWS.items()):
-        if name not in held["rows"]:
-            began, folder = time.process_time(), out / f"row{number}"
-            row = train_row(folder, kinds, flags.weights, flags.records, flags.steps, flags.batch_size) if kinds else {}
-            row |= measure(folder / "model" if kinds else flags.weights, asked)
-            held["rows"][name] = {**row, "CPU minutes": round((time.process_time() - began) / 60, 1)}
-            write_atomically(out / "rows.json", json.dumps(held, indent=1) + "\n")
-            print(f"{name}: {held['rows'][name]}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        held = held_rows(out / "rows.json", {name: value for name, value in vars(flags).items() if name != "out"})
+        asked = held_out(flags.questions)
+        for number, (name, kinds) in enumerate(ROWS.items()):
+            if name not in held["rows"]:
+                held["rows"][name] = fill_row(out / f"row{number}", kinds, asked, flags)
+                write_json(out / "rows.json", held)
+                print(f"{name}: {held['rows'][name]}", flush=True)
     print(table(held["rows"], flags.questions))
+
+
+def held_rows(path: Path, settings: dict) -> dict:
+    """What a folder's file holds, or its beginning; UserError where it is of other settings."""
+    held = read_json(path) if path.exists() else {"settings": settings, "rows": {}}
+    try:
+        table(held["rows"], 0)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} holds no rows of this command; choose another --out") from None
+    if held.get("settings") != settings:
+        raise UserError(f"{path} holds rows of other settings; choose another --out")
+    return held
+
+
+def fill_row(folder: Path, kinds: tuple[str, ...], asked: dict[str, list[Case]], flags: argparse.Namespace) -> dict:
+    """Train a row and measure it; the row without kinds is the model that the others start from."""
+    began = time.process_time()
+    row = train_row(folder, kinds, flags.weights, flags.records, flags.steps, flags.batch_size) if kinds else {}
+    row |= measure(folder / "model" if kinds else flags.weights, asked)
+    return {**row, "CPU minutes": round((time.process_time() - began) / 60, 1)}
 
 
 if __name__ == "__main__":
