@@ -25,7 +25,7 @@ from minillava.data.instruct.journal import Journal
 from minillava.data.instruct.objects import hallucinated
 from minillava.data.instruct.planted import planted
 from minillava.data.instruct.prompts import FOLDER, Prompts
-from minillava.data.instruct.replies import parse_pairs, whole_pairs, write_pairs
+from minillava.data.instruct.replies import parse_pairs, write_pairs
 from minillava.data.instruct.rules import RuleTeacher
 from minillava.data.instruct.simple import frequent_captions, noun_phrases
 from minillava.data.instruct.sources import Picture, read_source, scene_picture
@@ -173,8 +173,8 @@ def test_replies_that_are_not_in_the_form():
         "Well:\n" + good,
     ):
         assert parse_pairs(bad) is None, bad
-    assert whole_pairs(good + "\n===\nQuestion:\nC?\n===\nAnswer:\nHalf") == [("A?", "B.")]
-    assert whole_pairs("Question:\nA?\n===\nAnswer:\nHalf") is None
+    assert parse_pairs(good + "\n===\nQuestion:\nC?\n===\nAnswer:\nHalf", truncated=True) == [("A?", "B.")]
+    assert parse_pairs("Question:\nA?\n===\nAnswer:\nHalf", truncated=True) is None
 
 
 # ------------------------------------------------------------ filters
@@ -549,8 +549,8 @@ def test_stats_of_published_forms(capsys, tmp_path):
         ([], "--out"),
         (["--out", "x.txt"], r"\.json"),
         (["--source", "nowhere.jsonl", "--show"], "cannot be read"),
-        (["--limit", "-1", "--show"], "0 or more"),
-        (["--tries", "0", "--show"], "at least 1"),
+        (["--limit", "-1", "--show"], "from 0 to"),
+        (["--tries", "0", "--show"], "from 1 to 100, not 0"),
         (["--prompts", "nowhere", "--show"], "cannot be read"),
         (["--teacher", "nowhere/at-all", "--out", "x.json"], "nowhere/at-all"),
     ],

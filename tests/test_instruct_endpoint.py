@@ -20,6 +20,7 @@ from minillava.data.instruct.collect import collect
 from minillava.data.instruct.generate import make_requests
 from minillava.data.instruct.journal import Journal
 from minillava.data.instruct.prompts import Prompts
+from minillava.data.instruct.settings import Settings
 from minillava.data.instruct.sources import Picture
 from minillava.errors import UserError
 
@@ -109,7 +110,9 @@ def server(monkeypatch):
 
 
 def teacher(tries: int = 3, concurrency: int = 1, timeout: float = 10.0):
-    made = endpoint.from_environment(0.5, 64, concurrency, timeout, tries)
+    made = endpoint.from_environment(
+        Settings(temperature=0.5, max_tokens=64, concurrency=concurrency, timeout=timeout, tries=tries)
+    )
     made.first_pause = 0.01
     return made
 

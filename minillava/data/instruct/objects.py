@@ -7,7 +7,7 @@ is no dog") is not claimed. Words outside the vocabulary are not judged, which c
 --source SOURCE` measures precision and recall on planted objects."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from minillava.data.facts import plural
 from minillava.data.scenes import NAMES
@@ -134,13 +134,18 @@ def object_classes(text: str) -> set[str]:
 
 def hallucinated(answer: str, context: str) -> set[str]:
     """The object words that the answer claims and whose class the context lacks, lower case."""
-    known, seen = object_classes(context), set()
-    context_words = set(re.findall(r"[a-z]+", context.lower()))
+    known, context_words = _read(context)
+    seen = set()
     for clause in re.split(r"[.;:!?]|, but |, and ", answer):
         if _DENIAL.search(clause):
             continue
-        for word in object_words(clause):
-            word = word.lower()
+        for word in map(str.lower, object_words(clause)):
             if class_of()[word] not in known and word not in AMBIGUOUS and word not in context_words:
                 seen.add(word)
     return seen
+
+
+@lru_cache(maxsize=8)  # all pairs of a reply have the same context
+def _read(context: str) -> tuple[set[str], set[str]]:
+    """The classes of a context's object words, and all its words."""
+    return object_classes(context), set(re.findall(r"[a-z]+", context.lower()))
