@@ -32,7 +32,7 @@ from minillava.data.instruct.sources import Picture, read_source
 from minillava.data.instruct.teacher import Request, Teacher
 from minillava.data.records import read_records
 from minillava.errors import UserError, run, say
-from minillava.files import locked
+from minillava.files import kind_of, locked
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,8 +50,11 @@ def main(argv: list[str] | None = None) -> None:
         return _show(requests, pictures[0])
     if not settings.out:
         raise UserError("--out DATA.json says where the data set goes, and --show what the teacher reads; see --help.")
-    Path(settings.out).parent.mkdir(parents=True, exist_ok=True)
-    with locked(settings.out):
+    out = Path(settings.out)
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is {kind_of(out)}: choose another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(out):
         _make(settings, pictures, requests, prompts)
 
 

@@ -181,8 +181,8 @@ def _text(content) -> str:
 
 
 def _message(error) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message or "no reason given")
+    said = error.body.get("message") if isinstance(error.body, dict) else error.body
+    return str(said or error.message or "no reason given")
 
 
 def _retry_after(headers) -> float | None:

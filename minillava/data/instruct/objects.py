@@ -119,30 +119,26 @@ def class_of() -> dict[str, str]:
 @cache
 def _pattern() -> re.Pattern:
     words = sorted(class_of(), key=len, reverse=True)
-    return re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\b", re.I)
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, words)) + r")\b")
 
 
 def object_words(text: str) -> list[str]:
-    """The object words in a text, as they stand there, in order."""
-    return _pattern().findall(text)
+    """The object words in a text, in order, lower case."""
+    return _pattern().findall(text.lower())
 
 
 def object_classes(text: str) -> set[str]:
     """The classes of the object words in a text."""
-    return {class_of()[word.lower()] for word in object_words(text)}
+    return {class_of()[word] for word in object_words(text)}
 
 
 def hallucinated(answer: str, context: str) -> set[str]:
     """The object words that the answer claims and whose class the context lacks, lower case."""
     known, context_words = _read(context)
-    seen = set()
-    for clause in re.split(r"[.;:!?]|, but |, and ", answer):
-        if _DENIAL.search(clause):
-            continue
-        for word in map(str.lower, object_words(clause)):
-            if class_of()[word] not in known and word not in AMBIGUOUS and word not in context_words:
-                seen.add(word)
-    return seen
+    clauses = re.split(r"[.;:!?]|, but |, and ", answer)
+    claimed = [word for clause in clauses if not _DENIAL.search(clause) for word in object_words(clause)]
+    vouched = AMBIGUOUS | context_words
+    return {word for word in claimed if class_of()[word] not in known and word not in vouched}
 
 
 @lru_cache(maxsize=8)  # all pairs of a reply have the same context

@@ -23,7 +23,7 @@ def write(settings: Settings, made: DataSet, pictures: list[Picture], prompts: P
     if not made.records:
         raise UserError(f"Nothing is left to write: {sum(made.replies.values())} replies, all left out ({why}).")
     out = Path(settings.out)
-    _write_scenes(out.parent, made, pictures)
+    write_scenes(out.parent, made, pictures)
     write_atomically(out.with_suffix(".sheet.png"), report.contact_sheet(made, pictures, settings.images))
     write_atomically(out.with_suffix(".charts.png"), lambda path: report.charts(made.records, path))
     head = f"# {out.name}: what was made, and what was left out\n\n"
@@ -33,7 +33,8 @@ def write(settings: Settings, made: DataSet, pictures: list[Picture], prompts: P
     print(f"{out}: {len(made.records)} records; left out: {reasons.total()}{f' ({why})' if why else ''}")
 
 
-def _write_scenes(folder: Path, made: DataSet, pictures: list[Picture]) -> None:
+def write_scenes(folder: Path, made: DataSet, pictures: list[Picture]) -> None:
+    """Draw the scenes that the records name into images/ of the folder."""
     named = {record["image"] for record in made.records}
     shown = [picture for picture in pictures if picture.scene and picture.image in named]
     if shown:

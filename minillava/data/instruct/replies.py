@@ -5,6 +5,8 @@ own prompt files); a detailed description is plain text, and its question is dra
 
 import re
 
+from minillava.errors import UNSHOWN
+
 Pair = tuple[str, str]
 
 
@@ -14,12 +16,12 @@ _PART = re.compile(r"(question|answer):(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def clean(text: str) -> str:
-    """The text of a reply without thoughts; half of a surrogate pair, which no file takes, is U+FFFD.
+    """The text of a reply without thoughts and without characters that control a terminal.
 
     Thoughts without a beginning, which some templates write into the prompt, began before the reply; those without an
     end reach to its end."""
     kept, is_thought = [], False
-    for piece in _THOUGHT.split(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")):
+    for piece in _THOUGHT.split(UNSHOWN.sub("", "\n".join(text.splitlines()))):
         if _THOUGHT.fullmatch(piece):
             if piece[1] == "/" and not is_thought:
                 kept.clear()
