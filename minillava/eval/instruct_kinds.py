@@ -81,9 +81,8 @@ def held_out(each: int) -> dict[str, list[Case]]:
 
 
 def share_right(cases: list[Case], answers: list[str]) -> float:
-    """Of lists and descriptions the F1 of the things named counts, of all others whether the answer is right; the mean,
-    in percent.
-    """
+    """The mean, in percent: a list or a description counts with the F1 of the things it names, another answer as right
+    or wrong."""
     return round(100 * float(np.mean([_right(case, answer) for case, answer in zip(cases, answers, strict=True)])), 1)
 
 
@@ -106,8 +105,7 @@ def measure(folder: Path | str, asked: dict[str, list[Case]]) -> dict[str, float
 
 def write_data(folder: Path, kinds: tuple[str, ...], records: int) -> int:
     """`records` records of equal shares of the kinds, over the first scenes, with their pictures; the words of their
-    answers.
-    """
+    answers."""
     prompts, teacher, parts = Prompts(), RuleTeacher(), []
     share = records // len(kinds)
     pictures = [scene_picture(seed) for seed in range(share + share // 4)]  # some are left out by the filters

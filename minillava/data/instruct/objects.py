@@ -1,9 +1,9 @@
-"""Object words in a text, and which of them nothing in the context vouches for.
+"""The object words of a text, and which of them are invented: the context does not bear them out.
 
-The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. A word is
-vouched for by any word of its own class in the captions or among the boxes: "man" by "person". What is denied ("there
-is no dog") is not claimed. Words outside the vocabulary are not judged, which costs recall; words with a second meaning
-(AMBIGUOUS) are left out, which costs recall, too, but spares false alarms. `python -m minillava.data.instruct planted
+The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. Any word of the
+same class in the captions or among the boxes bears a word out: "person" does so for "man". What is denied ("there is no
+dog") is not claimed. Words outside the vocabulary are not judged, which costs recall; words with a second meaning
+(AMBIGUOUS) are left out, which costs recall, too, but avoids false alarms. `python -m minillava.data.instruct planted
 --source SOURCE` measures precision and recall on planted objects."""
 
 import re
@@ -102,8 +102,7 @@ _DENIAL = re.compile(r"\b(no|not|none|never|without|nor|neither|absent|lacks?|is
 @cache
 def class_of() -> dict[str, str]:
     """{a word or its plural: the first word of its class}; a name of the tiny world that COCO has too joins COCO's
-    class.
-    """
+    class."""
     found: dict[str, str] = {}
     for line in CLASSES.strip().split("\n"):
         words = _TWO_WORDS.findall(line) + _TWO_WORDS.sub(" ", line).split()
@@ -137,8 +136,8 @@ def hallucinated(answer: str, context: str) -> set[str]:
     known, context_words = _read(context)
     clauses = re.split(r"[.;:!?]|, but |, and ", answer)
     claimed = [word for clause in clauses if not _DENIAL.search(clause) for word in object_words(clause)]
-    vouched = AMBIGUOUS | context_words
-    return {word for word in claimed if class_of()[word] not in known and word not in vouched}
+    borne_out = AMBIGUOUS | context_words
+    return {word for word in claimed if class_of()[word] not in known and word not in borne_out}
 
 
 @lru_cache(maxsize=8)  # all pairs of a reply have the same context
