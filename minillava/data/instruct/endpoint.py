@@ -103,9 +103,9 @@ class EndpointTeacher:
             )
             if number < self.settings.tries and self.stopping.wait(min(pause, LONGEST_PAUSE)):
                 break
+        why = hidden(str(last), self.secrets, 4)[:70]
         raise UserError(
-            f"The endpoint gave no reply in {number} tries ({hidden(str(last), self.secrets, 4)}); all replies so far "
-            "are kept, the same command goes on."
+            f"The endpoint gave no reply in {number} tries ({why}); all replies so far are kept, the same command goes on."
         )
 
     def _try(self, request: Request) -> Reply:
