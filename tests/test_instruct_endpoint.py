@@ -148,6 +148,7 @@ def test_a_reply_and_what_was_sent(server):
 
 # ------------------------------------------------------------ faults that may pass
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+LARGE = json.dumps(completion()).encode() + b" " * 300_000
 PASSING = {
     "429": (429, {}, {"error": {"message": "slow down"}}),
     "500": (500, {}, {"error": {"message": "oops"}}),
@@ -170,9 +171,9 @@ PASSING = {
     "no message": (200, {}, completion(choices=[{"index": 0, "finish_reason": "stop", "message": None}])),
     "a message that is a text": (200, {}, completion(choices=[{"message": "hello"}])),
     "a message that is a list": (200, {}, completion(choices=[{"message": ["hello"]}])),
-    "too large": (200, {}, b" " * 300_000),
-    "too large when unpacked": (200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * 300_000)),
-    "too large, an error": (400, {}, b" " * 300_000),
+    "too large": (200, {}, LARGE),
+    "too large when unpacked": (200, {"Content-Encoding": "gzip"}, gzip.compress(LARGE)),
+    "too large, an error": (400, {}, LARGE),
 }
 
 

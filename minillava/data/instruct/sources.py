@@ -103,7 +103,7 @@ def fractions(box, width: float = 1, height: float = 1) -> Box:
         x1, y1, x2, y2 = (edge / size for edge, size in zip(box, (width, height) * 2, strict=True))
     except (TypeError, ValueError, ArithmeticError):  # no four numbers, a size of 0, or 400 digits
         x1 = y1 = x2 = y2 = math.nan
-    if not (-OVER <= x1 <= x2 <= 1 + OVER and -OVER <= y1 <= y2 <= 1 + OVER and min(width, height) > 0):
+    if not (-OVER <= x1 <= x2 <= 1 + OVER and -OVER <= y1 <= y2 <= 1 + OVER):
         raise UserError(f"{str(box)[:60]} is no box [x1, y1, x2, y2] in a picture of {width} x {height}.")
     return tuple(min(max(edge, 0.0), 1.0) for edge in (x1, y1, x2, y2))
 
