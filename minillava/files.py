@@ -65,7 +65,7 @@ def locked(out: str | Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"another process writes to {out}: wait for it, stop it, or choose another --out") from None
         try:
-            whose = "*" if path.name == ".lock" else glob.escape(name)
+            whose = "*" if path.name == ".lock" else glob.escape(Path(name).stem)  # data.report.md goes with data.json
             for left in [*Path(folder).glob(f".{whose}.*{TEMPORARY}"), *Path(folder).glob(f"*/.{whose}.*{TEMPORARY}")]:
                 left.unlink(missing_ok=True)
             yield
