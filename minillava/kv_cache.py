@@ -39,6 +39,13 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
 
+    def places(self, layer: int, T: int) -> tuple[Tensor, Tensor]:
+        """The views that `append` returns, whose last T positions a kernel will fill itself; ValueError as there."""
+        end = self.length + T
+        if end > self.capacity:
+            raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
+
     def truncate(self, length: int) -> None:
         """Forget the positions from `length` on."""
         self.length = min(self.length, length)
@@ -68,4 +75,8 @@ class StaticKVCache:
         """
         self.keys[layer].index_copy_(2, self.length, k)
         self.values[layer].index_copy_(2, self.length, v)
+        return self.keys[layer], self.values[layer]
+
+    def places(self, layer: int, T: int) -> tuple[Tensor, Tensor]:
+        """What `append` returns, for a kernel that writes at `length` itself."""
         return self.keys[layer], self.values[layer]
