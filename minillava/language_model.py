@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillava.attention import attention, eager_attention
+from minillava.attention import attention, implementations
 from minillava.config import TextConfig
 from minillava.kv_cache import KVCache
 from minillava.vision import normal
@@ -130,16 +130,17 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-# what the fused kernels compute without calling it
-FUSED = (rms_norm, apply_rope, KVCache.append, eager_attention, MLP)
+def plain_parts(layer: DecoderLayer) -> list:
+    """What the fused kernels compute without calling it."""
+    return [rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp)]
+
+
+OURS = [rms_norm, apply_rope, KVCache.append, implementations()["triton"], MLP]
 
 
 def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
-    """Not where a lesson has replaced one of these parts, which must be called then, nor where a gradient would have to
-    pass through a cache.
-    """
-    ours = (rms_norm, apply_rope, KVCache.append, eager_attention, type(layer.mlp)) == FUSED
-    return ours and not (cache is not None and torch.is_grad_enabled())
+    """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
+    return plain_parts(layer) == OURS and not (cache is not None and torch.is_grad_enabled())
 
 
 def fused_layer(layer: DecoderLayer, x, cos, sin, index, cache, start):

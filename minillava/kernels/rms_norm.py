@@ -116,7 +116,7 @@ def forward(x, delta, weight, eps):
 def result_type(h: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
     """Under autocast that of matrix products, since nothing but these will read y: they need not convert it first."""
     device = h.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return torch.promote_types(h.dtype, weight.dtype)
 

@@ -52,9 +52,11 @@ class SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        gate, up = ctx.saved_tensors
-        dgate, dup, count = torch.empty_like(gate), torch.empty_like(up), gate.numel()
-        swiglu_gradient_kernel[(triton.cdiv(count, BLOCK),)](
-            gate, up, grad.contiguous(), dgate, dup, count, BLOCK=BLOCK
-        )
-        return dgate, dup
+        return gradient(*ctx.saved_tensors, grad)
+
+
+def gradient(gate, up, grad):
+    """(dgate, dup)."""
+    dgate, dup, count = torch.empty_like(gate), torch.empty_like(up), gate.numel()
+    swiglu_gradient_kernel[(triton.cdiv(count, BLOCK),)](gate, up, grad.contiguous(), dgate, dup, count, BLOCK=BLOCK)
+    return dgate, dup
