@@ -4,19 +4,15 @@ python chat.py --image cat.png "What is this?"     # one answer, alone on stdout
 python chat.py --image cat.png                     # a conversation
 """
 
+import minillava  # isort: skip (before PyTorch: from here on Ctrl-C is quiet)
+
 import os
-import signal
 import sys
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C in the seconds that the imports take
-
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 
 import torch
 
-import minillava
 from minillava.arguments import Parser
 from minillava.errors import UserError, run, say
 from minillava.files import given_path
@@ -251,7 +247,5 @@ def talk(flags) -> None:
 
 
 if __name__ == "__main__":
-    if callable(signal.getsignal(signal.SIGINT)):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     closed = sys.stdout is None  # then the answer is lost, as in `cat FILE >&-`
     sys.exit(run(main, "chat.py") or int(closed))

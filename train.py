@@ -1,11 +1,6 @@
 """Train a LLaVA in its two stages: `python train.py --stage 1`, then `python train.py --stage 2`."""
 
-import os
-import signal
 import sys
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C in the seconds that the imports take
 
 from minillava.arguments import Parser, add_flags, from_flags
 from minillava.errors import UserError, run
@@ -35,6 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if callable(signal.getsignal(signal.SIGINT)):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run(main, "train.py"))

@@ -13,6 +13,12 @@ S the keys."""
 
 import sys
 from importlib import import_module
+from pathlib import Path
+
+from minillava.errors import quiet_interrupts
+
+if Path(*sys.argv[:1]).name in ("-m", "chat.py", "train.py"):  # a command; PyTorch takes more than a second
+    quiet_interrupts()
 
 from minillava.generation import answer, generate, generate_batch, stream
 from minillava.weights import load, load_language_model, load_model, load_vision_tower, save
@@ -35,4 +41,4 @@ __all__ = [
 # `from minillava.processor import Processor` still works: where modules lay before inputs/ and training/ were made.
 for _name in ("image", "tokenizer", "conversation", "processor"):
     sys.modules[f"{__name__}.{_name}"] = import_module(f"{__name__}.inputs.{_name}")
-sys.modules[f"{__name__}.loop"] = import_module(f"{__name__}.training.run")
+sys.modules[f"{__name__}.loop"] = training

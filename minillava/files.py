@@ -1,32 +1,45 @@
 """Files that are whole or absent, and paths that stay in their folder."""
 
+import glob
 import json
 import os
 import re
 import shlex
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote_to_bytes
 
 from minillava.errors import UserError
 
+LARGEST = 1 << 28  # bytes of a file that is read whole: 268 MB, where its reader says nothing else
+TEMPORARY = ".minillava.tmp"  # what the names of files end in that are not whole yet
+# Every escape of a JSON text, of which (1) are those that mean a character.
+ESCAPES = re.compile(
+    r"(\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F][0-9a-fA-F]{2}", re.DOTALL
+)
 GIT_LFS = b"version https://git-lfs.github.com/spec/"  # so begins a note of where the real file is kept
 
 
 def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], object]) -> None:
-    """Write bytes, text, or whatever `content(temporary_path)` writes; `path` shows the old file or the whole new one."""
+    """Write bytes, text, or whatever `content(temporary_path)` writes; `path` shows the old file or the whole new one.
+
+    UserError where `path` is a device, a pipe or a folder, which a file must not take the place of.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is {kind_of(path)}, which is not written over: choose another name.")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         if callable(content):
             content(temporary)
         else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            temporary.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; these are ordinary ones
@@ -34,6 +47,40 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], o
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(out: str | Path) -> Iterator[None]:
+    """Be the only one who writes to `out`, a file or a folder that is there; UserError where another process does.
+
+    What an earlier process that was killed left half-written in the folder is removed.
+    """
+    folder, name = (out, ".lock") if os.path.isdir(out) else os.path.split(os.path.abspath(out))
+    path = Path(folder) / (name if name.startswith(".") else f".{name}.lock")
+    with open(path, "ab") as file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise UserError(f"another process writes to {out}: wait for it, stop it, or choose another --out") from None
+        try:
+            whose = "*" if path.name == ".lock" else glob.escape(name)
+            for left in [*Path(folder).glob(f".{whose}.*{TEMPORARY}"), *Path(folder).glob(f"*/.{whose}.*{TEMPORARY}")]:
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(handle: int) -> None:
+    """A lock that ends with the process, whatever ends it, and that its children do not inherit."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _umask() -> int:
@@ -104,16 +151,28 @@ def read_json(path: str | Path) -> dict:
     return value
 
 
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a file; UserError if it cannot be read or is Git LFS's pointer."""
+def read_file(path: str | Path, limit: int = LARGEST) -> bytes:
+    """The bytes of a file; UserError if it cannot be read, is no ordinary file, is larger than `limit` bytes, or is Git
+    LFS's pointer."""
     try:
-        if stat.S_ISCHR(os.stat(path).st_mode):
-            raise UserError(f"{path} is a device, not a file.")
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is {kind_of(path)}, not a file.")
+        if status.st_size > limit:
+            size = f"{status.st_size / 1e6:,.0f} MB"
+            raise UserError(f"{path} has {size}, which is too large for its kind: at most {limit / 1e6:,.0f} MB.")
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     check_not_git_lfs(data[:100], path)
     return data
+
+
+def kind_of(path: str | Path) -> str:
+    """What is there in the place of a file, in words."""
+    mode = os.stat(path).st_mode
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a named pipe", stat.S_ISSOCK: "a socket"}
+    return next((words for is_kind, words in kinds.items() if is_kind(mode)), "a device")
 
 
 def check_not_git_lfs(beginning: bytes, path: str | Path) -> None:
@@ -123,9 +182,13 @@ def check_not_git_lfs(beginning: bytes, path: str | Path) -> None:
 
 
 def parse_json(data: bytes, path: str | Path):
-    """What JSON text means, in UTF-8, 16 or 32, with or without a byte order mark."""
+    """What JSON text means, in UTF-8, 16 or 32, with or without a byte order mark; UserError where it means nothing.
+
+    Half of a surrogate pair, which no file or terminal can take, becomes U+FFFD.
+    """
     try:
-        return json.loads(data)
+        text = data.decode(json.detect_encoding(data))
+        return json.loads(ESCAPES.sub(lambda escape: escape[1] or "\\ufffd", text) if "\\u" in text else text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}.") from None
 

@@ -1,15 +1,29 @@
 """Files are whole or absent, paths stay in their folder, and a user's mistake is one line."""
 
+import errno
+import io
 import os
 import re
 import shlex
+import stat
+import subprocess
 import sys
 from urllib.parse import quote
 
 import pytest
+import torch
 
 from minillava.errors import UserError, run, say, shortened
-from minillava.files import given_path, inside, read_json, write_atomically, write_json
+from minillava.files import (
+    given_path,
+    inside,
+    locked,
+    parse_json,
+    read_file,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 
 def test_written_whole_or_not_at_all(tmp_path):
@@ -128,3 +142,96 @@ def test_lines_are_short_and_can_be_shown(capsys, monkeypatch):
     assert len(shortened("word " * 100, 180)) <= 180 and len(str(UserError("x" * 999 + " y" * 999))) <= 180
     monkeypatch.setattr(sys, "stderr", None)
     say("to no one")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "out/model.safetensors"),
+            "out/model.safetensors: Permission denied",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), "File name too long"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
+        (MemoryError(), "the memory is not enough: lower --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory is not enough"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory is not enough"),
+        (
+            RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+            "no kernels for this GPU",
+        ),
+        (RuntimeError("The NVIDIA driver on your system is too old (found version 11040)"), "update the driver"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), "characters that cannot be read"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_a_machine_does_is_one_line(error, words, capsys):
+    def main():
+        raise error
+
+    assert run(main, "train.py") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("train.py: error: ") and words in lines[0]
+
+
+def test_a_mistake_of_ours_with_the_type_of_a_machines_is_not_hidden():
+    def main():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(main, "chat.py")
+
+
+def test_a_terminal_obeys_no_text_from_outside(capsys):
+    run(lambda: print("a\x1b[2J\x07b\tc\nd\x9b1me\u202ef\ud800g é 猫"), "chat.py")
+    assert capsys.readouterr().out == "a\\x1b[2J\\x07b\tc\nd\\x9b1me\\u202ef\\ud800g é 猫\n"
+
+
+def test_an_encoding_without_the_letters_of_a_text_ends_nothing(monkeypatch):
+    bytes_written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_written, encoding="cp1252"))
+    assert run(lambda: print("猫 é"), "chat.py") == 0
+    assert bytes_written.getvalue() == "? é\n".encode("cp1252")
+
+
+def test_one_writer_of_an_out(tmp_path):
+    """The second is refused, the first is not disturbed; a lock ends with its process, and what that left goes."""
+    hold = f"import time; from minillava.files import locked\nwith locked({str(tmp_path)!r}): print(1, flush=True); time.sleep(99)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        with pytest.raises(UserError, match="another process writes to"), locked(tmp_path):
+            pass
+        (tmp_path / ".model.safetensors.abc.minillava.tmp").write_text("half")
+        (tmp_path / ".other.abc.tmp").write_text("of another program")
+        first.kill()
+        first.wait()
+        with locked(tmp_path):
+            assert {path.name for path in tmp_path.iterdir()} == {".lock", ".other.abc.tmp"}
+    with locked(tmp_path / "data.json"):
+        assert {path.name for path in tmp_path.iterdir()} == {".data.json.lock", ".other.abc.tmp"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes and devices of Unix")
+def test_no_device_or_pipe_is_read_or_written_over(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, "/dev/null", tmp_path):
+        with pytest.raises(UserError, match=r"a named pipe|a device|a folder"):
+            read_file(path)
+        with pytest.raises(UserError, match="is not written over"):
+            write_atomically(path, "text")
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_file_that_is_too_large_is_told_before_it_is_read(tmp_path):
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(20 << 30)  # takes no room on the disk
+    with pytest.raises(UserError, match="21,475 MB, which is too large"):
+        read_file(tmp_path / "large")
+
+
+def test_half_a_surrogate_pair_is_replaced_and_a_whole_one_is_kept():
+    text = rb'["\ud83d\ude00 \ud800 \udc00x \\ud800 \u00e9 \ud800\ud83d\ude00"]'
+    assert parse_json(text, "a.json") == ["\U0001f600 \ufffd \ufffdx \\ud800 é \ufffd\U0001f600"]
