@@ -130,17 +130,14 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-def plain_parts(layer: DecoderLayer) -> list:
-    """What the fused kernels compute without calling it."""
-    return [rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp)]
-
-
-OURS = [rms_norm, apply_rope, KVCache.append, implementations()["triton"], MLP]
+# what the fused kernels compute without calling it
+FUSED = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], MLP)
 
 
 def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
     """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
-    return plain_parts(layer) == OURS and not (cache is not None and torch.is_grad_enabled())
+    parts = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp))
+    return parts == FUSED and not (cache is not None and torch.is_grad_enabled())
 
 
 def fused_layer(layer: DecoderLayer, x, cos, sin, index, cache, start):

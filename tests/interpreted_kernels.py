@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from lessons.swap import original, replaced
-from minillava import answer, load, training
+from minillava import answer, kernels, load, training
 from minillava.attention import attention, eager_attention
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.decode_graph import DecodeStep
@@ -210,26 +210,33 @@ def test_heads_that_are_too_wide(D, dtype):
             function(q, k, v)
 
 
-def sample_of_each(T, lengths):
-    """(1, T): where the sample of each token begins."""
-    return torch.cat([torch.full((n,), sum(lengths[:i])) for i, n in enumerate(lengths)])[None, :T]
+def test_a_keys_gradient_walks_over_its_own_sample(large_tiles, monkeypatch):
+    """In packed rows: the tiles of queries that are visited are counted, and NaN in the gradient of a later sample,
+    which a product with a weight of 0 would keep, does not reach an earlier one.
+    """
+    lengths, T = (150, 90, 260), 500
+    start = torch.cat([torch.full((n,), sum(lengths[:i])) for i, n in enumerate(lengths)])[None]  # (1, T)
+    q, k, v = random_qkv(1, 2, 1, T, T, 16, FLOAT)
+    out, lse = flash_attention.forward(q, k, v, start, True)
+    grad, visited, first_keys = torch.randn(1, 2, T, 16), [], flash_attention.first_keys
+    grad[:, :, 256:] = torch.nan  # all of the last sample but for some that share a tile with the one before
 
+    def counted(*args):
+        visited.append(1)
+        return first_keys(*args)
 
-def test_keys_are_not_shown_to_later_samples(large_tiles):
-    """In packed rows the gradient of a key walks over the queries of its own sample alone: NaN in those of a later one,
-    which a product with a weight of 0 would keep, does not reach it. Tiles of queries that are visited are counted."""
-    lengths, T = [150, 90, 260], 500
-    qkv = random_qkv(1, 2, 1, T, T, 16, FLOAT)
-    start, visited = sample_of_each(T, lengths), []
-    grad = torch.randn(1, 2, T, 16)
-    grad[:, :, 240 + tiles.HALF["key_value_gradient"][64][0] :] = torch.nan
-    _, _, dk, dv = outputs_and_gradients(flash_attention.flash_attention, qkv, grad, causal=True, start=start)
-    first = 150 // 64 * 64  # the first tile of keys that has none of the last sample
-    assert dk[:, :, :first].isfinite().all() and dv[:, :, :first].isfinite().all()
-    for end, expected in ((64, 150), (150, 150), (151, 240), (240, 240), (241, 500), (500, 500)):
-        visited.append((end, expected))
-        assert int((start[0] < end).nonzero().max()) + 1 == expected
-    assert visited
+    monkeypatch.setattr(flash_attention, "first_keys", counted)
+    _, dk, dv = flash_attention.backward(q, k, v, start, out, lse, grad, True)
+    BLOCK_T, BLOCK_S, *_ = tiles.HALF["key_value_gradient"][64]
+    ends = {key: next(sum(lengths[: i + 1]) for i in range(3) if key < sum(lengths[: i + 1])) for key in range(T)}
+    expected = sum(
+        -(-(ends[min(key + BLOCK_S, T) - 1] - key) // BLOCK_T) for key in range(0, T, BLOCK_S)
+    )  # for each query head
+    programs = -(-T // tiles.HALF["query_gradient"][64][0])  # of the other kernel, which asks once each
+    assert len(visited) == 2 * (expected + programs) and expected < 0.6 * sum(
+        -(-(T - key) // BLOCK_T) for key in range(0, T, BLOCK_S)
+    )
+    assert dk[:, :, :192].isfinite().all() and dv[:, :, :192].isfinite().all()
 
 
 # ------------------------------------------------------------ the parts of a layer beside attention
@@ -267,9 +274,10 @@ def test_rms_norm(dtype, C, poisoned):
 
 
 @BOTH
-def test_rms_norm_after_a_sum(dtype, poisoned):
+def test_rms_norm_after_a_sum(dtype, poisoned, monkeypatch):
     """More rows than programs of the backward kernel."""
-    rows, C = 300, 24
+    monkeypatch.setattr(kernels.rms_norm, "PROGRAMS", 4)
+    rows, C = 11, 24
     x, delta = torch.randn(rows, C).to(dtype), torch.randn(rows, C).to(dtype)
     weight, grads = torch.randn(C).to(dtype), [torch.randn(rows, C).to(dtype) for _ in range(2)]
 
@@ -399,14 +407,15 @@ def fused_calls(monkeypatch):
 
 @BOTH
 @pytest.mark.parametrize("kind", [None, "padded", "packed"])
-def test_a_layer_is_what_the_plain_one_is(kind, dtype, fused_calls):
+def test_a_layer_is_what_the_plain_one_is(kind, dtype, fused_calls, large_tiles):
     """With gradients of all its parameters and of its input."""
     layer = shaken(LanguageModel(TEXT)).layers[0].to(dtype)
-    x, (cos, sin) = torch.randn(2, 27, 36).to(dtype), rope_tables(torch.rand(3), 0, 27, dtype, "cpu")
-    grad, found = torch.randn(2, 27, 36).to(dtype), []
+    T = 15
+    x, (cos, sin) = torch.randn(2, T, 36).to(dtype), rope_tables(torch.rand(3), 0, T, dtype, "cpu")
+    grad, found = torch.randn(2, T, 36).to(dtype), []
     for implementation in ("eager", "triton"):
         x = x.detach().requires_grad_()
-        out = layer(x, cos, sin, 0, None, starts(kind, 2, 27, 27), implementation)
+        out = layer(x, cos, sin, 0, None, starts(kind, 2, T, T), implementation)
         found.append([out, *torch.autograd.grad(out, [x, *layer.parameters()], grad)])
     assert len(fused_calls) == 1
     for theirs, ours in zip(*found, strict=True):
@@ -415,7 +424,7 @@ def test_a_layer_is_what_the_plain_one_is(kind, dtype, fused_calls):
 
 @pytest.mark.parametrize("cache_type", [FLOAT, HALF])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_prompt_and_its_answer_through_the_cache(autocast, cache_type, fused_calls):
+def test_a_prompt_and_its_answer_through_the_cache(autocast, cache_type, fused_calls, large_tiles):
     """A left-padded batch, in two pieces; then tokens by the ordinary step and by the one that a graph records. Under
     autocast, too, with a cache of either type.
     """

@@ -104,7 +104,7 @@ def shape_settings(C: int) -> dict:
 def forward(x, delta, weight, eps):
     """(x + delta, y); without delta the first is x itself."""
     x, C = x.contiguous(), x.shape[-1]
-    h = x if delta is None else torch.empty_like(x, dtype=torch.promote_types(x.dtype, delta.dtype))
+    h = x if delta is None else torch.empty_like(x, dtype=wider(x.dtype, delta.dtype))
     out = torch.empty_like(x, dtype=result_type(h, weight))
     rms_norm_kernel[(x.numel() // C,)](
         x, x if delta is None else delta.contiguous(), weight, h, out, C, eps,
@@ -118,7 +118,11 @@ def result_type(h: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
     device = h.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
-    return torch.promote_types(h.dtype, weight.dtype)
+    return wider(h.dtype, weight.dtype)
+
+
+def wider(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    return a if a == b else torch.promote_types(a, b)
 
 
 def backward(h, weight, grad, sum_grad=None, *, eps, learns):
