@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from lessons.swap import original, replaced
-from minillava import answer, kernels, load, training
+from minillava import kernels, training
 from minillava.attention import attention, eager_attention
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.decode_graph import DecodeStep
@@ -337,9 +337,10 @@ def test_swiglu(dtype, poisoned):
 
 # ------------------------------------------------------------ a new token
 @BOTH
-@pytest.mark.parametrize("past, start", [(0, None), (5, None), (130, "padded"), (299, None)])
-@pytest.mark.parametrize("on_the_card", [False, True])
-@pytest.mark.parametrize("processors", [1, 64])
+@pytest.mark.parametrize(
+    "past, start, on_the_card, processors",
+    [(0, None, False, 1), (5, None, True, 1), (130, "padded", True, 64), (299, None, False, 64)],
+)
 def test_a_new_token(past, start, on_the_card, processors, dtype, poisoned, monkeypatch):
     """It is turned, written into its place and seen by itself; in one part and in several. What lies behind is NaN."""
     monkeypatch.setattr(flash_decoding, "multiprocessors", lambda device: processors)
@@ -405,8 +406,7 @@ def fused_calls(monkeypatch):
     return calls
 
 
-@BOTH
-@pytest.mark.parametrize("kind", [None, "padded", "packed"])
+@pytest.mark.parametrize("kind, dtype", [(None, FLOAT), (None, HALF), ("padded", FLOAT), ("packed", FLOAT)])
 def test_a_layer_is_what_the_plain_one_is(kind, dtype, fused_calls, large_tiles):
     """With gradients of all its parameters and of its input."""
     layer = shaken(LanguageModel(TEXT)).layers[0].to(dtype)
@@ -478,32 +478,19 @@ def test_a_gradient_through_a_cache_takes_the_plain_layer(fused_calls):
     assert not fused_calls and model.layers[0].self_attn.k_proj.weight.grad.abs().sum() > 0
 
 
-# ------------------------------------------------------------ the whole model
-PICTURE = "lessons/images/cat.png"
-
-
-def test_the_tiny_model_answers_the_same(large_tiles):
-    answers = [
-        answer(*load("weights/tiny", "cpu", "float32", name), PICTURE, "Where is the cat?", max_new_tokens=12)
-        for name in ("sdpa", "triton")
-    ]
-    assert answers[0] == answers[1] == "The cat is at the bottom."
-
-
-@pytest.mark.parametrize("checkpointed", [False, True])
-def test_a_training_step_has_the_same_gradients(checkpointed, large_tiles, fused_calls):
+def test_a_training_step_has_the_same_gradients(large_tiles, fused_calls):
+    """With activation checkpointing, so that each layer runs twice."""
     model, gradients = shaken(Llava(SMALL)), []
-    if checkpointed:
-        training.checkpoint_layers(model)
-    ids = torch.randint(0, 60, (2, 15))
+    training.checkpoint_layers(model)
+    ids = torch.randint(0, 60, (1, 9))
     ids[:, 1:5] = SMALL.image_token_id
-    batch = {"input_ids": ids, "labels": ids.masked_fill(ids == 60, -100), "pixel_values": torch.randn(2, 3, 14, 14)}
+    batch = {"input_ids": ids, "labels": ids.masked_fill(ids == 60, -100), "pixel_values": torch.randn(1, 3, 14, 14)}
     for name in ("sdpa", "triton"):
         model.vision_tower.attention = model.language_model.attention = name
         model.zero_grad(set_to_none=True)
         training.loss(model, batch).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert len(fused_calls) == (4 if checkpointed else 2)
+    assert len(fused_calls) == 4
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 40
     for name, grad in gradients[0].items():
         assert (gradients[1][name] - grad).norm() <= 1e-4 * grad.norm() + 1e-6, name
