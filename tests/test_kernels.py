@@ -154,7 +154,7 @@ def test_kernels_of_a_token_and_of_a_prompt(monkeypatch):
     with torch.device("meta"):
         model = LanguageModel(TextConfig(), "triton")
     cache = new_cache(model, 1, 2048)
-    prompt = kernels_of(lambda: model.hidden_states(torch.empty(1, 640, 4096, device="meta"), None, cache))
+    prompt = kernels_of(lambda: model.hidden_states(torch.empty(1, 640, 4096, device="meta"), cache=cache))
     with torch.inference_mode():
         step = DecodeStep(model, cache)
     token = kernels_of(lambda: sample(step.run()[:, -1].float()))
