@@ -37,6 +37,13 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
 
+    def places(self, layer: int, T: int) -> tuple[Tensor, Tensor]:
+        """The views that `append` returns, whose last T positions a kernel will fill itself; ValueError as there."""
+        end = self.length + T
+        if end > self.capacity:
+            raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
+
     def truncate(self, length: int) -> None:
         """Forget the positions from `length` on."""
         self.length = min(self.length, length)

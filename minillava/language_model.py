@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillava.attention import attention
+from minillava.attention import attention, implementations
 from minillava.config import TextConfig
 from minillava.kv_cache import KVCache
 from minillava.vision import normal
@@ -115,8 +115,27 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, cos, sin, layer, cache, start, implementation):
+        if implementation == "triton" and can_fuse(self, cache):
+            return fused_layer(self, x, cos, sin, layer, cache, start)
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, start, implementation)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+# what the fused kernels compute without calling it
+FUSED = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], MLP)
+
+
+def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
+    """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
+    parts = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp))
+    return parts == FUSED and not (cache is not None and torch.is_grad_enabled())
+
+
+def fused_layer(layer: DecoderLayer, x, cos, sin, index, cache, start):
+    """What DecoderLayer computes, by our own kernels."""
+    from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
+
+    return decoder_layer(layer, x, cos, sin, index, cache, start)
 
 
 class LanguageModel(nn.Module):
