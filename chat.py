@@ -19,7 +19,6 @@ from minillava.files import given_path
 from minillava.generation import check_options, generate, new_cache, text_config
 from minillava.inputs.conversation import TEMPLATES, encode, find_template
 from minillava.inputs.image import open_image
-from minillava.weights.download import folder_or_download
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
 HELP = """\
@@ -238,8 +237,9 @@ def talk(flags) -> None:
         )
     picture = open_image(flags.image[0]) if flags.image else None
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
-    folder = folder_or_download(flags.weights)
-    model, processor = minillava.load(folder, flags.device, flags.dtype, flags.attention, flags.template, flags.vision)
+    model, processor = minillava.load(
+        flags.weights, flags.device, flags.dtype, flags.attention, flags.template, flags.vision
+    )
     if flags.question is not None:
         show(minillava.stream(model, processor, processor(flags.question, picture), **options))
         return 0

@@ -141,9 +141,9 @@ def _of_file_url(url: str) -> str:
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path, limit: int = LARGEST) -> dict:
     """The object in a JSON file; UserError in one sentence if it cannot be read or is not an object."""
-    value = parse_json(read_file(path), path)
+    value = parse_json(read_file(path, limit), path)
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
     return value

@@ -9,14 +9,15 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
 from test_weights import CPU, llava, shard  # noqa: F401  (llava is a fixture)
 
 from minillava import weights
 from minillava.errors import UserError
-from minillava.weights.download import SUMS, folder_or_download, needed_files
+from minillava.weights import download as downloads
+from minillava.weights import folders
+from minillava.weights.download import SUMS, needed_files
 from minillava.weights.download import download as fetch
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -222,9 +223,8 @@ def test_what_the_hub_refuses_is_a_sentence(hub, tmp_path, refusal, said):
 
 
 def test_pickles_alone_are_refused():
-    files = [SimpleNamespace(rfilename=name) for name in ("config.json", "pytorch_model.bin", "sub/model.safetensors")]
     with pytest.raises(UserError, match="has no safetensors, and a pickle is never loaded"):
-        needed_files("some/llava", files)
+        needed_files("some/llava", ["config.json", "pytorch_model.bin", "sub/model.safetensors"])
 
 
 def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
@@ -236,11 +236,14 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
 
 
 def test_a_name_of_the_hub_is_a_folder_where_there_is_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights, "ROOT", tmp_path)
+    monkeypatch.setattr(folders, "ROOT", tmp_path)
+    monkeypatch.setattr(downloads, "ROOT", tmp_path)
     (tmp_path / "weights" / "tiny").mkdir(parents=True)
-    assert folder_or_download("weights/tiny") == "weights/tiny" and folder_or_download("nowhere") == "nowhere"
+    assert weights.find_folder("weights/tiny") == tmp_path / "weights" / "tiny"
     (tmp_path / "weights" / "llava").mkdir()
     (tmp_path / "weights" / "llava" / SUMS).write_text(f"# some/llava at {COMMIT}\n")
-    assert folder_or_download("some/llava") == tmp_path / "weights" / "llava"
+    assert weights.find_folder("some/llava") == tmp_path / "weights" / "llava"
     with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
-        folder_or_download("some/other")
+        weights.find_folder("some/other")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
+        weights.find_folder("other/llava")
