@@ -80,7 +80,7 @@ WORDS |= {
 
 
 HELPERS = {  # functions of the product that a solution calls, and that the student writes as part of the exercise
-    "loss": ("minillava.training.run.supervised_logits",),
+    "loss": ("minillava.training.loss.supervised_logits",),
     "sample": ("minillava.generation.keep_top_k", "minillava.generation.keep_top_p"),
 }
 

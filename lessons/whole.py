@@ -147,7 +147,7 @@ FOLDERS: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 def run_training(parts: dict[str, object], stages: tuple[int, ...] = (2,)) -> Run:
     """A few steps of a stage, by train.py's own function: learning rate and loss of each, and what has moved."""
     rows, answer = [], ""
-    with replaced(parts) as calls, replaced({"minillava.training.run.Metrics.plot": lambda *_: None}):
+    with replaced(parts) as calls, replaced({"minillava.training.metrics.Metrics.show": lambda *_: None}):
         for stage in stages:
             with tempfile.TemporaryDirectory() as out:
                 config = training.TrainConfig(

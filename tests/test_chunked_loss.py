@@ -12,8 +12,7 @@ from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
 from minillava.training import loss as module
-from minillava.training.loss import chunked_loss
-from minillava.training.run import next_token_loss
+from minillava.training.loss import chunked_loss, next_token_loss
 
 ROOT = Path(__file__).resolve().parent.parent
 

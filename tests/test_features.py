@@ -48,7 +48,7 @@ def seen(monkeypatch) -> list[int]:
 def no_sample_answers_and_no_plot(monkeypatch):
     """They take most of the time of so short a training."""
     monkeypatch.setattr(training, "sample_answers", lambda *_: {})
-    monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
+    monkeypatch.setattr(loop.Metrics, "show", lambda *_: None)
 
 
 def config(out, **changes) -> TrainConfig:

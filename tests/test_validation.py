@@ -36,7 +36,7 @@ from minillava.training.run import LoopConfig, fit
 from minillava.training.samples import JsonSamples
 from minillava.training.validation import Validation, is_held_out, split
 
-SHARE, PLOT = 0.3, loop.Metrics.plot
+SHARE, PLOT = 0.3, loop.Metrics.show
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
     rise.
     """
     patch.setattr(loop, "learning_rate", falling_and_rising)
-    patch.setattr(loop.Metrics, "plot", lambda *_: None)
+    patch.setattr(loop.Metrics, "show", lambda *_: None)
     patch.setattr(training, "sample_answers", lambda *_: {})
     patch.setattr(os, "fsync", lambda file: None)
 
@@ -401,7 +401,7 @@ def test_a_checkpoint_from_before_a_setting_was_invented_is_of_a_run_with_its_de
 def test_the_plot_shows_it(config, tmp_path):
     axes, subplots = [], Figure.subplots
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Metrics, "plot", PLOT)
+        patch.setattr(loop.Metrics, "show", PLOT)
         patch.setattr(Figure, "subplots", lambda self: axes.append(subplots(self)) or axes[-1])
         train(config(max_steps=4))
     (line,) = [line for line in axes[-1].lines if line.get_marker() == "o"]
