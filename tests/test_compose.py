@@ -14,7 +14,7 @@ from test_tokenizer import build
 
 from minillava import weights
 from minillava.inputs.tokenizer import Tokenizer
-from minillava.model import Llava
+from minillava.projector import Projector
 from minillava.training import TrainConfig, starting_point
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,9 +141,8 @@ def test_both_stages_by_the_papers_recipe(parts, tmp_path):
     assert steps == [2, {"v1": 6, "v1.5": 2}[recipe]]  # 6 records, 3 a step, 1 or 3 epochs
 
 
-def test_a_new_projector_keeps_its_numbers():
-    """A seed gives the projector that it gave when a whole new model was built around it."""
+def test_a_seed_gives_a_new_projector_its_numbers():
     model, _ = starting_point(TrainConfig(stage=1, device="cpu", seed=3))
     torch.manual_seed(3)
-    assert torch.equal(model.projector.linear_1.weight, Llava(model.config).projector.linear_1.weight)
+    assert torch.equal(model.projector.linear_1.weight, Projector(model.config).linear_1.weight)
     assert not any(parameter.is_meta for parameter in model.parameters())

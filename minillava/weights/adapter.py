@@ -20,7 +20,7 @@ from minillava.files import read_json, write_atomically, write_json
 from minillava.lora import merge
 from minillava.model import Llava
 from minillava.weights.download import ADAPTER, ADAPTER_TENSORS
-from minillava.weights.folders import find_folder
+from minillava.weights.folders import find_folder, name_of
 from minillava.weights.layouts import LAYOUTS, rename
 from minillava.weights.tensor_files import open_tensors, tensor_files
 
@@ -59,7 +59,7 @@ def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: 
     write_atomically(folder / ADAPTER_TENSORS, lambda path: save_file(tensors, path, metadata))
     config = dict(
         peft_type="LORA",
-        base_model_name_or_path=str(base),
+        base_model_name_or_path=name_of(base),
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,

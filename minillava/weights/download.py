@@ -34,17 +34,21 @@ NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)  # no part begins 
 LARGEST, SECONDS = 1 << 26, 120  # bytes of an answer that is not tensors, and how long one may last
 
 
-def find_download(repository: str) -> Path | None:
-    """The folder in weights/ that the model was downloaded to, or None."""
-    folder = ROOT / "weights" / repository.split("/")[1]
-    return folder if _commit_in(folder, repository) else None
+def home_of(repository: str) -> Path:
+    """The folder in weights/ that a model is downloaded to."""
+    return ROOT / "weights" / repository.split("/")[1]
 
 
-def _commit_in(folder: Path, repository: str) -> str:
-    """The commit that a folder is the download of; empty where it is something else."""
+def downloaded_name(folder: Path) -> str:
+    """ORG/NAME of the model that a folder is the download of; empty where it is something else."""
+    return _read_sums(folder)[0]
+
+
+def _read_sums(folder: Path) -> tuple[str, str]:
+    """ORG/NAME and the commit."""
     first = read_file(folder / SUMS).decode(errors="replace").split("\n")[0] if (folder / SUMS).is_file() else ""
-    before, _, commit = first.partition(" at ")
-    return commit if before == f"# {repository}" else ""
+    named = re.fullmatch(f"# ({NAME.pattern}) at (.+)", first, re.ASCII)
+    return named.groups() if named else ("", "")
 
 
 def download(repository: str, revision: str | None = None, out: str | Path | None = None) -> Path:
@@ -55,7 +59,7 @@ def download(repository: str, revision: str | None = None, out: str | Path | Non
     be used here, and for a broken file."""
     if not NAME.fullmatch(repository):
         raise UserError(f"{repository!r} is not the name of a model on the Hub, such as llava-hf/llava-1.5-7b-hf.")
-    target = Path(out) if out else ROOT / "weights" / repository.split("/")[1]
+    target = Path(out) if out else home_of(repository)
     if target.exists():
         return _downloaded_before(target, repository, revision)
     commit, files = ask_hub(repository, revision)
@@ -80,8 +84,8 @@ def download(repository: str, revision: str | None = None, out: str | Path | Non
 
 
 def _downloaded_before(target: Path, repository: str, revision: str | None) -> Path:
-    held = _commit_in(target, repository)
-    if not held:
+    name, held = _read_sums(target)
+    if name != repository:
         is_there = f"{target} exists already, and is not a download of {repository}"
         raise UserError(f"{is_there}: give another folder with --out.")
     if revision and not held.startswith(revision):

@@ -5,12 +5,22 @@
                                now (with HF_HUB_OFFLINE=1 never)"""
 
 import os
+import re
 from pathlib import Path
 
 from minillava.distributed import world_size
 from minillava.errors import UserError
 from minillava.files import given_path, inside, read_file, read_json
-from minillava.weights.download import ADAPTER, ADAPTER_TENSORS, NAME, ROOT, check_no_pickle, download, find_download
+from minillava.weights.download import (
+    ADAPTER,
+    ADAPTER_TENSORS,
+    NAME,
+    ROOT,
+    check_no_pickle,
+    download,
+    downloaded_name,
+    home_of,
+)
 from minillava.weights.tensor_files import INDEX, SINGLE, check_link
 
 
@@ -33,13 +43,14 @@ def find_here(name: str | Path) -> Path | None:
     for folder in (Path(path), ROOT / path):
         if os.path.isdir(folder):
             return _snapshot(folder.absolute())
-    if NAME.fullmatch(str(name)):
-        return find_download(str(name)) or _find_cached(str(name))
-    return None
+    return _find_model(str(name)) if NAME.fullmatch(str(name)) else None
 
 
-def _find_cached(name: str) -> Path | None:
-    """Where the Hub's own cache has the model (HF_HUB_CACHE, HF_HOME), if it has its tensors."""
+def _find_model(name: str) -> Path | None:
+    """A model of the Hub in weights/, or in the Hub's own cache (HF_HUB_CACHE, HF_HOME) if that has its tensors."""
+    folder = home_of(name)
+    if downloaded_name(folder) == name:
+        return folder
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
@@ -60,6 +71,15 @@ def _snapshot(folder: Path) -> Path:
             f"{folder} holds {len(revisions)} revisions: give the folder of one, in {folder / 'snapshots'}."
         )
     return revisions[0]
+
+
+def name_of(folder: str | Path) -> str:
+    """The name by which `find_folder` finds this folder from everywhere, if it can on another machine, too."""
+    folder = Path(folder)
+    cached = re.fullmatch(r"models--(.+)--(.+)/snapshots/.*", "/".join(folder.parts[-3:]))
+    if cached and find_here("/".join(cached.groups())) == folder:
+        return "/".join(cached.groups())
+    return downloaded_name(folder) or str(folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder)
 
 
 def base_folder(folder: Path) -> Path:
