@@ -340,7 +340,7 @@ def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(m
     settings = dict(
         weights="weights/tiny",
         pack=True,
-        pack_length=300,
+        max_length=300,
         batch_size=1,
         max_steps=3,
         save_every=2,

@@ -191,10 +191,10 @@ def test_a_run_is_not_overwritten(tmp_path):
     model = nn.Linear(3, 2)
     config = LoopConfig(out=str(tmp_path / "out"), max_steps=3, learning_rate=0.1)
     trained(model, config, squares(model))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     with pytest.raises(UserError, match="holds a run: --resume goes on with it; to begin anew remove it, or choose"):
         trained(model, config, squares(model))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
 
 
 def test_a_step_without_losses_changes_nothing(tmp_path):

@@ -226,7 +226,7 @@ def test_a_broken_picture_stops_the_training_or_is_left_out_counted_and_listed(s
     settings = config(out, 2, weights=str(stage1), **data)
     with pytest.raises(UserError, match=r"4\.png is damaged or cut short: .*; --skip-broken leaves such records out"):
         train(settings)
-    train(replace(settings, skip_broken=True))
+    train(replace(settings, skip_broken=True, resume=True))
     assert len(losses(out)) == 6
     assert re.search(
         r"^1 record was left out, see .*left_out.jsonl; the first: .*4\.png", capsys.readouterr().out, re.MULTILINE
@@ -235,8 +235,8 @@ def test_a_broken_picture_stops_the_training_or_is_left_out_counted_and_listed(s
     assert (listed["id"], listed["image"]) == ("4", "4.png") and "4.png is damaged" in listed["why"]
     train(replace(settings, skip_broken=True, resume=True))  # finished, and still listed
     assert (out / "left_out.jsonl").exists()
-    train(replace(settings, **dataset(tmp_path / "mended", 9)))
-    assert not (out / "left_out.jsonl").exists()
+    train(replace(settings, out=str(tmp_path / "again"), **dataset(tmp_path / "mended", 9)))
+    assert not (tmp_path / "again" / "left_out.jsonl").exists()
 
 
 def test_a_broken_picture_in_the_middle_keeps_what_was_learnt_and_may_then_be_left_out(stage1, tmp_path):

@@ -124,7 +124,11 @@ def train_on(device: torch.device, config: TrainConfig) -> None:
             save_adapter(model, config.weights, *adapter, Path(folder) / "adapter")
 
     # The loop.
-    with closing(batches), closing(validation) if validation else nullcontext(), Run(root, config, save, frozen) as run:
+    with (
+        closing(batches),
+        closing(validation) if validation else nullcontext(),
+        Run(model, config, save, frozen) as run,
+    ):
         for step in run.steps():
             losses = []
             model.train()

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
+from safetensors.torch import load, save
+from torch import Tensor
 
 from minillava.errors import UserError
 
@@ -20,7 +21,7 @@ from minillava.errors import UserError
 class Made:
     """A step's tensors, or why there are none, and which records were found unusable on the way: (label, why)."""
 
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     error: str = ""
     unusable: list[tuple[dict, str]] = field(default_factory=list)
 
@@ -42,10 +43,11 @@ class Ahead:
         steps = range(step, step + 1 + max(1, 2 * self.workers))
         try:
             self.made = {at: self.made.get(at) or self._submit(at) for at in steps}
-            return self.made[step].result()
+            made = self.made[step].result()
         except BrokenProcessPool:
             why = "perhaps because memory is short: --resume with fewer goes on"
             raise UserError(f"a process of --workers was killed, {why}") from None
+        return replace(made[1], tensors=load(made[0])) if self.workers else made
 
     def _submit(self, step: int) -> Future:
         return self.pool.submit(_make if self.workers else self.make, step)
@@ -72,5 +74,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _make(step: int) -> Made:
-    return _make_of_this_process(step)
+def _make(step: int) -> tuple[bytes, Made]:
+    """The tensors as one piece of memory, since PyTorch's own way to send them needs a file for each."""
+    made = _make_of_this_process(step)
+    return save(made.tensors), replace(made, tensors={})

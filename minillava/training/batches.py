@@ -73,7 +73,7 @@ class Batches:
             self.left_out.add(label, why)
         if made.error:
             raise UserError(made.error)
-        return {name: torch.from_numpy(array) for name, array in made.tensors.items()}
+        return made.tensors
 
     def parts(self, step: int, config: LlavaConfig) -> list[tuple[Batch, float]]:
         """The step's micro-batches, each with its share of the loss; none where no record of the step can be used.
@@ -106,7 +106,7 @@ class Batches:
 
     def _made(self, step: int) -> Made:
         try:
-            made = Made({name: tensor.numpy() for name, tensor in self._tensors(step).items()})
+            made = Made(self._tensors(step))
         except UserError as error:
             made = Made(error=str(error))
         made.unusable, self.unusable = self.unusable, []

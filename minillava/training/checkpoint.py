@@ -138,10 +138,8 @@ def load_checkpoint(
     path, metadata, tensors = newest_whole(folder)
     stored = {**(defaults or {}), **json.loads(metadata["settings"])}
     different = [name for name, value in settings.items() if stored.get(name) != value and name != "start"]
-    if "frozen" in different:
-        raise UserError(
-            f"{folder} holds a run from other weights, or that trains other parts: name those that it began from"
-        )
+    if different == ["frozen"]:
+        raise UserError(f"{folder} holds a run that was started from other weights: give it the same ones")
     if different:
         words = "; ".join(f"{name} {stored.get(name)!r}, not {settings[name]!r}" for name in different[:3])
         raise UserError(f"{folder} holds a run with {words}: resume it as it was begun, or choose another --out")

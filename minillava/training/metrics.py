@@ -41,7 +41,8 @@ class Metrics:
         return [row for row in self.rows if name in row]
 
     def lowest(self, name: str) -> float:
-        return min((row[name] for row in self.having(name)), default=math.inf)
+        """The lowest so far; what is no number is never the lowest."""
+        return min((row[name] for row in self.having(name) if not math.isnan(row[name])), default=math.inf)
 
     def write(self) -> None:
         if is_first():

@@ -117,6 +117,12 @@ class TrainConfig(LoopConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("workers", "max_length", "micro_batch_size", "lora_r", "epochs", "projector_learning_rate"):
+            most = {"workers": 1024, "lora_r": 16384}.get(name, 2**31)
+            expect(self, name, 0 <= getattr(self, name) < most, f"0 or more and below {most}")
+        expect(self, "lora_alpha", 0 < self.lora_alpha <= 1e6, "above 0 and at most 1000000")
+        expect(self, "lora_dropout", 0 <= self.lora_dropout < 1, "from 0 to below 1")
+        expect(self, "validation_share", 0 <= self.validation_share < 1, "from 0 to below 1")
         if bool(self.vision) != bool(self.language):
             raise UserError("--vision and --language go together: give both folders, or neither")
         if self.weights and self.vision:
@@ -136,12 +142,6 @@ class TrainConfig(LoopConfig):
         for name in ("images", "check_data", "cache_features", "epochs", "validation_share"):
             if getattr(self, name) and not self.data:
                 raise UserError(f"--{name.replace('_', '-')} needs --data, the JSON that names the pictures")
-        for name in ("workers", "max_length", "micro_batch_size", "lora_r", "epochs", "projector_learning_rate"):
-            most = {"workers": 1024, "lora_r": 16384}.get(name, 2**31)
-            expect(self, name, 0 <= getattr(self, name) < most, f"0 or more and below {most}")
-        expect(self, "lora_alpha", 0 < self.lora_alpha <= 1e6, "above 0 and at most 1000000")
-        expect(self, "lora_dropout", 0 <= self.lora_dropout < 1, "from 0 to below 1")
-        expect(self, "validation_share", 0 <= self.validation_share < 1, "from 0 to below 1")
 
     def rate_factor(self, name: str) -> float:
         own_rate = self.projector_learning_rate and name.startswith("projector.")

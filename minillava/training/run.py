@@ -104,18 +104,23 @@ class Run:
     def notes(self) -> Iterator[dict]:
         """Further figures of this step, for metrics.jsonl and the screen. Where they fail, a line says so."""
         figures: dict = {}
-        try:
+        with self._luxury():
             yield figures
-            self.metrics.show()
-        except Exception as error:
-            say(
-                f"note: what is shown at step {self.done} failed: {in_words(error) or f'{type(error).__name__}: {error}'}"
-            )
         if figures:
             self.metrics.add(step=self.done - 1, **figures)
+        with self._luxury():
+            self.metrics.show()
         tqdm.write(f"step {self.done}: loss {self.metrics.smooth_loss or 0.0:.3f}")
         for name, value in figures.items():
-            tqdm.write(f"  {name}: {value}")
+            tqdm.write(f"  {name}: {value:.4f}" if isinstance(value, float) else f"  {name}: {value}")
+
+    @contextmanager
+    def _luxury(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            why = in_words(error) or f"{type(error).__name__}: {error}"
+            say(f"note: what is shown at step {self.done} failed: {why}")
 
     def _save(self) -> None:
         """The checkpoint last, so that it never counts what was not saved."""
@@ -174,6 +179,7 @@ def own_folder(config: LoopConfig) -> Iterator[None]:
         raise UserError(
             f"{out} holds a run: --resume goes on with it; to begin anew remove it, or choose another --out"
         )
+    there = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,7 +189,8 @@ def own_folder(config: LoopConfig) -> Iterator[None]:
             yield
     finally:
         with suppress(OSError):
-            out.rmdir()  # where nothing was written
+            if not there:
+                out.rmdir()  # where nothing was written
 
 
 def fingerprint(module: nn.Module) -> str:
