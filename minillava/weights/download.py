@@ -31,7 +31,8 @@ SETTINGS = {
 }
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)  # no part begins with a dot: none leads out of weights/
-LARGEST, SECONDS = 1 << 26, 120  # bytes of an answer that is not tensors, and how long one may last
+# Bytes of an answer that is not tensors, how long the Hub may think about one, and with how many bytes a second it comes.
+LARGEST, SECONDS, SLOWEST = 1 << 26, 30, 50_000
 
 
 def home_of(repository: str) -> Path:
@@ -132,6 +133,8 @@ def check_usable(repository: str, settings: dict[str, bytes]) -> None:
     if "config.json" not in settings:
         return
     config = parse_json(settings["config.json"], f"{repository}'s config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{repository}'s config.json must hold a JSON object, not a {type(config).__name__}.")
     if "mm_vision_tower" in config:  # --vision can give any other
         config = {**config, "mm_vision_tower": "clip-vit-large-patch14-336"}
     if not isinstance(read_any(config), VisionConfig) and "tokenizer.json" not in settings:
@@ -147,7 +150,7 @@ def ask_hub(repository: str, revision: str | None) -> tuple[str, dict[str, dict]
     try:
         files = {file["rfilename"]: _size_and_hash(file) for file in answer["siblings"]}
         return re.fullmatch("[0-9a-f]{40}", answer["sha"])[0], files
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         raise UserError(f"The Hub's answer about {repository} makes no sense: run the command again later.") from None
 
 
@@ -156,7 +159,7 @@ def _size_and_hash(file: dict) -> dict:
     return {"size": int(file["size"]), "sha256": (file.get("lfs") or {}).get("sha256"), "git": file.get("blobId")}
 
 
-def _get(repository: str, path: str) -> bytes:
+def _get(repository: str, path: str, size: int = 0) -> bytes:
     """What the Hub answers, within the limits of size and time; UserError in one sentence for a refusal."""
     from huggingface_hub import constants
 
@@ -166,26 +169,25 @@ def _get(repository: str, path: str) -> bytes:
         )
         raise UserError(f"There is no weights folder {repository}; {remedy}")
     answers: list[bytes | str] = []
+    url, seconds = constants.ENDPOINT + path, SECONDS + size / SLOWEST
     # A thread, because the library's time limit starts again with every byte that a slow server sends.
-    thread = threading.Thread(
-        target=lambda: answers.append(_answer(repository, constants.ENDPOINT + path)), daemon=True
-    )
+    thread = threading.Thread(target=lambda: answers.append(_answer(repository, url, seconds)), daemon=True)
     thread.start()
-    thread.join(SECONDS)
-    answer = answers[0] if answers else _unreachable(repository, f"no whole answer in {SECONDS} seconds")
+    thread.join(seconds)
+    answer = answers[0] if answers else _unreachable(repository, f"no whole answer in {seconds:.0f} seconds")
     if isinstance(answer, str):
         raise UserError(answer)
     return answer
 
 
-def _answer(repository: str, url: str) -> bytes | str:
+def _answer(repository: str, url: str, seconds: float) -> bytes | str:
     """The whole answer, or a sentence that says why there is none."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers
 
-    end, data = time.monotonic() + SECONDS, bytearray()
+    end, data = time.monotonic() + seconds, bytearray()
     try:
-        with get_session().stream("GET", url, headers=build_hf_headers(), timeout=30) as answer:
+        with get_session().stream("GET", url, headers=build_hf_headers(), timeout=10) as answer:
             if answer.status_code >= 400:
                 return _refusal(repository, answer.status_code, answer.headers.get("X-Error-Code"))
             for chunk in answer.iter_bytes():
@@ -214,7 +216,7 @@ def _refusal(repository: str, status: int, code: str | None) -> str:
 
 
 def _fetch_settings(repository: str, commit: str, name: str, file: dict) -> bytes:
-    content = _get(repository, f"/{repository}/resolve/{commit}/{name}")
+    content = _get(repository, f"/{repository}/resolve/{commit}/{name}", file["size"])
     _check_hash([content], len(content), name, file)
     return content
 

@@ -150,16 +150,16 @@ def llava_config(folder: Path, vision: str | Path | None = None) -> tuple[LlavaC
 
 def _tower_folder(folder: Path, values: dict, vision: str | Path | None = None) -> Path | None:
     """That of the CLIP `vision`, or the one that the original LLaVA's config.json names, if it is on this machine."""
+    tower = find_folder(vision) if vision else None
     name = values.get("mm_vision_tower")
-    if not vision and not (name and isinstance(name, str)):
-        return None
-    has_own = any("vision_tower" in tensor for tensor in tensor_files(folder))
-    if vision:
-        if has_own:
+    if not tower and name and isinstance(name, str):
+        beside = folder / last_part(name)  # where `export` writes it, even if the folder was moved
+        tower = beside if (beside / "config.json").is_file() else find_here(name)
+    if tower and any("vision_tower" in tensor for tensor in tensor_files(folder)):
+        if vision:
             raise UserError(f"{folder} has a vision tower of its own: leave out --vision.")
-        return find_folder(vision)
-    beside = folder / last_part(name)  # where `export` writes it, even if the folder was moved
-    return None if has_own else beside if (beside / "config.json").is_file() else find_here(name)
+        return None
+    return tower
 
 
 def as_in_files(config: TextConfig, folder: Path) -> TextConfig:
