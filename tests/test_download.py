@@ -19,6 +19,7 @@ from minillava.weights import download as downloads
 from minillava.weights import folders
 from minillava.weights.download import SUMS, needed_files
 from minillava.weights.download import download as fetch
+from minillava.weights.tensor_files import INDEX
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BAIT = {
@@ -158,7 +159,7 @@ def test_what_is_needed_comes_whole_and_once(hub, llava, tmp_path):  # noqa: F81
     }
     needed |= {
         "generation_config.json",
-        weights.INDEX,
+        INDEX,
         *(f"model-0000{number}-of-00002.safetensors" for number in (1, 2)),
     }
     assert {path.name for path in out.iterdir()} == {*needed, SUMS} and not list(tmp_path.rglob("*.part"))
@@ -195,7 +196,7 @@ def test_a_broken_off_download_leaves_nothing_that_loads_and_goes_on(hub, tmp_pa
 
 def test_what_is_corrupted_is_deleted_and_comes_anew(hub, tmp_path):
     """First a shard, whose SHA-256 the Hub says, then the index, of which it says Git's hash."""
-    for name in ("model-00002-of-00002.safetensors", weights.INDEX):
+    for name in ("model-00002-of-00002.safetensors", INDEX):
         hub.lies = {name}
         status, _, noted = download(hub, tmp_path / "llava")
         assert status == 2 and f"{name} came broken from the Hub and was deleted: run the command again" in noted

@@ -14,8 +14,8 @@ from minillava.errors import UserError
 from minillava.inputs.conversation import TEMPLATES, render
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
-from minillava.weights import load_processor, save_processor
 from minillava.weights.hf_config import read_config
+from minillava.weights.processor_files import load_processor, save_processor
 
 QUESTION = "What is this?"
 TURNS = [("user", "What is this?"), ("assistant", "A cat."), ("user", "What colour?")]

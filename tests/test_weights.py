@@ -19,6 +19,7 @@ from minillava.inputs.tokenizer import Tokenizer
 from minillava.weights import folders, loading, saving
 from minillava.weights.__main__ import main as show
 from minillava.weights.hf_config import read_config, write_config
+from minillava.weights.processor_files import save_processor
 
 CPU = {"device": "cpu", "dtype": "float32"}
 
@@ -480,7 +481,7 @@ def test_an_adapter_alone(folder, with_config):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}')
     if not with_config:
         (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"no weights folder llava-hf/llava-1.5-7b-hf; to get it from the Hub"):
+    with pytest.raises(UserError, match=r"no weights folder llava-hf/llava-1\.5-7b-hf, and HF_HUB_OFFLINE forbids"):
         weights.load_model(folder)
     with pytest.raises(UserError, match=r"holds only an adapter \(LoRA\)"):
         weights.load_language_model(folder)
@@ -596,7 +597,7 @@ def test_load_needs_a_tokenizer_that_fits(llava, folder):
         tiny_tokenizer(),
         LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id),
     )
-    weights.save_processor(large, folder)
+    save_processor(large, folder)
     edit_config(folder, image_token_index=large.image_token_id, image_token_id=large.image_token_id)
     with pytest.raises(UserError, match="has only 67 embeddings"):
         weights.load(folder, **CPU)

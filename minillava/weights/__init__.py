@@ -7,9 +7,9 @@
 folders.py finds the folder that a name means, hf_config.py reads its config.json, layouts.py knows the tensors' names,
 tensor_files.py looks them up, strictly, and loading.py puts the model together."""
 
-from minillava.weights.download import ADAPTER, ROOT
-from minillava.weights.folders import base_folder, find_folder
-from minillava.weights.layouts import LAYOUTS, find_layout, rename
+from minillava.weights.download import ROOT
+from minillava.weights.folders import find_folder
+from minillava.weights.layouts import LAYOUTS, rename
 from minillava.weights.loading import (
     DTYPES,
     extend_vocabulary,
@@ -20,33 +20,8 @@ from minillava.weights.loading import (
     load_model,
     load_vision_tower,
 )
-from minillava.weights.processor_files import load_processor, save_processor
 from minillava.weights.saving import save, save_language_model, save_module, save_vision_tower
-from minillava.weights.tensor_files import INDEX, SINGLE, tensor_files
 
-__all__ = [
-    "ADAPTER",
-    "DTYPES",
-    "INDEX",
-    "LAYOUTS",
-    "ROOT",
-    "SINGLE",
-    "base_folder",
-    "extend_vocabulary",
-    "find_attention",
-    "find_device",
-    "find_folder",
-    "find_layout",
-    "load",
-    "load_language_model",
-    "load_model",
-    "load_processor",
-    "load_vision_tower",
-    "rename",
-    "save",
-    "save_language_model",
-    "save_module",
-    "save_processor",
-    "save_vision_tower",
-    "tensor_files",
-]
+__all__ = ["DTYPES", "LAYOUTS", "ROOT", "extend_vocabulary", "find_attention", "find_device", "find_folder", "rename"]
+__all__ += ["load", "load_language_model", "load_model", "load_vision_tower"]
+__all__ += ["save", "save_language_model", "save_module", "save_vision_tower"]

@@ -164,10 +164,8 @@ def _get(repository: str, path: str, size: int = 0) -> bytes:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        remedy = (
-            f"to get it from the Hub, which HF_HUB_OFFLINE forbids: python -m minillava.weights download {repository}"
-        )
-        raise UserError(f"There is no weights folder {repository}; {remedy}")
+        remedy = f"unset that for `python -m minillava.weights download {repository}`"
+        raise UserError(f"There is no weights folder {repository}, and HF_HUB_OFFLINE forbids to fetch it: {remedy}.")
     answers: list[bytes | str] = []
     url, seconds = constants.ENDPOINT + path, SECONDS + size / SLOWEST
     # A thread, because the library's time limit starts again with every byte that a slow server sends.

@@ -20,6 +20,7 @@ from minillava.files import write_atomically, write_json
 from minillava.generation import generate
 from minillava.model import Llava
 from minillava.weights.hf_config import CLIP_L_336, read_config, write_config
+from minillava.weights.tensor_files import INDEX, tensor_files
 
 SHARD = 5_000_000_000  # bytes at most, as in llava-hf's files
 WORDS, SPOKEN = 8, 4  # ids of text that `measure` reads, and how many it decodes
@@ -51,7 +52,7 @@ def write_folder(config: LlavaConfig, out: Path, seed: int, largest: int = SHARD
         write_atomically(out / name, partial(_write_shard, group, generator))
         places |= dict.fromkeys(group, name)
     size = 2 * sum(tensor.numel() for tensor in tensors.values())
-    write_json(out / weights.INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+    write_json(out / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
     write_json(out / "config.json", write_config(config))
 
 
@@ -90,7 +91,7 @@ def measure(path: str | Path) -> list[tuple[str, str]]:
     began = time.perf_counter()
     model = weights.load_model(folder, device="cpu", dtype="stored")
     built = time.perf_counter() - began
-    size = sum(file.stat().st_size for file in set(weights.tensor_files(folder).values()))
+    size = sum(file.stat().st_size for file in set(tensor_files(folder).values()))
     side = model.config.vision_config.image_size
     with torch.inference_mode():
         began = time.perf_counter()
