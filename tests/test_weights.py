@@ -1,8 +1,11 @@
 """Weights: every layout in, ours out; and what is wrong with a folder is said in one sentence."""
 
 import json
+import os
 import shutil
 import struct
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from minillava.errors import UserError
 from minillava.generation import generate
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
-from minillava.weights import folders, loading, saving
+from minillava.weights import folders, loading, saving, tensor_files
 from minillava.weights.__main__ import main as show
 from minillava.weights.hf_config import read_config, write_config
 from minillava.weights.processor_files import save_processor
@@ -156,6 +159,38 @@ def test_a_tied_head_that_is_also_in_the_file_is_ignored(tmp_path):
     assert not any("lm_head" in name for name in tensors)
     save_file({**tensors, "language_model.lm_head.weight": torch.zeros(67, 36)}, path)
     weights.load_model(tmp_path, **CPU)
+
+
+@pytest.mark.parametrize("top", [None, True, False])
+@pytest.mark.parametrize("text", [None, True, False])
+@pytest.mark.parametrize("head", ["another", "a copy", None])
+def test_a_head_beside_tied_embeddings(folder, top, text, head):
+    """As transformers: tied where either part of config.json says so, unless the file has another head."""
+    from transformers import LlavaForConditionalGeneration
+
+    def change(tensors):
+        if head is None:
+            del tensors["language_model.lm_head.weight"]
+        elif head == "a copy":
+            tensors["language_model.lm_head.weight"] = tensors["language_model.model.embed_tokens.weight"].clone()
+
+    rewrite(folder, change)
+    config = json.loads((folder / "config.json").read_text())
+    for part, tied in ((config, top), (config["text_config"], text)):
+        part.pop("tie_word_embeddings", None)
+        part |= {} if tied is None else {"tie_word_embeddings": tied}
+    (folder / "config.json").write_text(json.dumps(config))
+    if head is None and not (top or text):  # transformers would make one up
+        with pytest.raises(UserError, match=r"lacks the tensor language_model\.lm_head\.weight"):
+            weights.load_model(folder, **CPU)
+        return
+    ours, ids = weights.load_model(folder, **CPU), torch.arange(3, 20)[None]
+    theirs = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert relative_error(ours(ids), theirs(input_ids=ids).logits) < 2e-5
+        assert torch.equal(weights.load_language_model(folder, **CPU)(ids), ours(ids))
+    weights.save_module(ours, folder / "again", "llava-hf", write_config(ours.config))
+    assert torch.equal(weights.load_model(folder / "again", **CPU)(ids), ours(ids))
 
 
 def test_rules_are_inverted_exactly(saved):
@@ -473,6 +508,40 @@ def test_a_pointer_of_git_lfs(folder):
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(UserError, match="git lfs pull"):
         weights.load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+def test_a_named_pipe(folder, name):
+    """Opening one would wait for ever."""
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match="is a named pipe, not a file"):
+        weights.load_model(folder)
+
+
+def test_a_tensor_under_two_names(folder):
+    rewrite(folder, lambda t: t.update({UP.replace("language_model.model", "model.language_model"): t[UP].clone()}))
+    with pytest.raises(UserError, match="which this model has no place for"):
+        weights.load_model(folder)
+    found = {"model.mm_projector.weight": Path("a"), "model.mm_projector.0.weight": Path("a")}
+    with pytest.raises(UserError, match=r"projector\.linear_1\.weight twice"):
+        tensor_files._match(found, {"projector.linear_1.weight": torch.ones(1)}, folder)
+
+
+def test_many_names_are_looked_up_one_by_one(folder):
+    found = {f"model.layers.0.mlp.up_proj.{number}": Path("a") for number in range(20_000)}
+    wanted = {f"language_model.layers.{number}.mlp.up_proj.weight": torch.ones(1) for number in range(5000)}
+    found |= {name.replace("language_model", "model"): Path("a") for name in wanted}
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"no place for \(and 19999 more"):
+        tensor_files._match(found, wanted, folder)
+    assert time.process_time() - began < 5
+
+
+def test_options_are_given_by_name():
+    for read in (weights.load_vision_tower, weights.load_language_model):
+        with pytest.raises(TypeError, match="positional"):
+            read("weights/tiny", "cpu")
 
 
 @pytest.mark.parametrize("with_config", [True, False])

@@ -36,10 +36,10 @@ def read_chat_template(folder: Path) -> str | None:
     """The Jinja text of chat_template.jinja, or of the JSON files that may hold it, in transformers' order; None if
     there is none."""
     jinja = Path(folder) / "chat_template.jinja"
-    if jinja.is_file():
+    if jinja.exists():
         return read_file(jinja).decode("utf-8-sig", "replace")
     files = map(jinja.with_name, ("chat_template.json", "processor_config.json", "tokenizer_config.json"))
-    held = [read_json(file).get("chat_template") for file in files if file.is_file()]
+    held = [read_json(file).get("chat_template") for file in files if file.exists()]
     text = next((value for value in held if value is not None), None)
     if isinstance(text, list):  # several, each with its name
         several = [item for item in text if isinstance(item, dict)]

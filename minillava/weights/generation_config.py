@@ -12,7 +12,7 @@ from minillava.files import read_json
 def with_end_tokens(config: TextConfig, folder: Path) -> TextConfig:
     """`config` with the end tokens of the folder's generation_config.json, where that names any."""
     path = folder / "generation_config.json"
-    ends = read_json(path).get("eos_token_id") if path.is_file() else None
+    ends = read_json(path).get("eos_token_id") if path.exists() else None
     if ends is None:
         return config
     ids = ends if isinstance(ends, list) else [ends]

@@ -181,6 +181,8 @@ def _read_rope(values: dict) -> tuple[float | None, dict | None]:
     kind = rope.pop("rope_type") or "default"
     for key in ROPE_NUMBERS[kind]:
         _expect_number(f"RoPE scaling's {key}", rope.get(key))
+    if kind == "llama3" and rope["high_freq_factor"] <= rope["low_freq_factor"]:
+        raise UserError("config.json: RoPE scaling's high_freq_factor must be above low_freq_factor")
     rope = {"rope_type": kind, **{key: rope[key] for key in ROPE_NUMBERS[kind]}}
     return theta, None if kind == "default" else rope
 

@@ -25,7 +25,7 @@ def load_processor(folder: str | Path, config: LlavaConfig, template: str | Temp
     `image_aspect_ratio` of their config.json says whether to pad."""
     folder = Path(folder)
     outer, inner, original = (
-        read_json(folder / name) if (folder / name).is_file() else {}
+        read_json(folder / name) if (folder / name).exists() else {}
         for name in ("processor_config.json", "preprocessor_config.json", "config.json")
     )
     nested = outer.get("image_processor")
