@@ -111,6 +111,21 @@ def test_where_a_template_is_kept(tmp_path):
     assert read_chat_template(tmp_path / "none") is None
 
 
+@pytest.mark.parametrize("name", [["default"], {"default": 1}, 3, None])
+def test_a_name_that_is_no_text(tmp_path, name):
+    """Of several templates: it is taken for a name like any other."""
+    several = [{"name": name, "template": "b"}, 5, {"name": "default", "template": "a"}]
+    for held, expected in ((several, "a"), (several[:2], "b"), ([{"name": "default", "template": name}], "")):
+        (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": held}))
+        assert read_chat_template(tmp_path) == (None if held[0]["template"] is None else expected)
+
+
+def test_white_space_around_the_turns_takes_no_time():
+    began = time.process_time()
+    assert recognise((VICUNA % ("Be" + " " * 20_000 + "brief.")) + " " * 20_000) is not None
+    assert time.process_time() - began < 5
+
+
 def test_a_folder_follows_its_template_and_another_can_be_asked_for(tokenizer, tmp_path, capsys):
     parts = {"vision_config": {"image_size": 28, "patch_size": 14}, "image_token_index": tokenizer.image_id}
     config = read_config(parts)
