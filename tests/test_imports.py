@@ -25,6 +25,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LATER = {
     # Triton comes with PyTorch for CUDA alone
     "minillava.attention": {"minillava.kernels.flash_attention", "minillava.kernels.flash_decoding"},
+    "minillava.language_model": {"minillava.kernels.decoder_layer"},
 }
 
 
