@@ -222,10 +222,10 @@ def main(arguments: list[str] | None = None) -> int:
     from lessons.swap import student_parts
 
     with student_parts(flags.parts):
-        talk(flags)
+        return talk(flags)
 
 
-def talk(flags) -> None:
+def talk(flags) -> int:
     options = {name: getattr(flags, name) for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
     check_options(**options)  # what costs nothing to find out comes first, the weights last
     if flags.question is not None and not flags.question.strip():

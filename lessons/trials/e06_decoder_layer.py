@@ -15,15 +15,15 @@ from lessons.trials.base import (
     text_config,
     weights_like,
 )
-from minillava import language_model
 from minillava.kv_cache import KVCache
+from minillava.language_model import DecoderLayer
 
 
 def cases():
     config = text_config()
 
     def layer_of(parts, seed):
-        return filled(parts.DecoderLayer(config), language_model.DecoderLayer(config), seed)
+        return filled(parts.DecoderLayer(config), DecoderLayer(config), seed)
 
     def case(name, B, T, seed, start=None, chunks=None):
         x, (cos, sin) = random(B, T, 12, seed=seed + 3), specs.rope_tables(frequencies(4), 0, T, torch.float32, "cpu")
@@ -43,7 +43,7 @@ def cases():
 
         def expected():
             out = specs.decoder_layer(
-                weights_like(language_model.DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start
+                weights_like(DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start
             )
             return out if chunks is None else (out, torch.zeros(B, 1, T, 4))
 
@@ -61,7 +61,7 @@ def properties():
     config = text_config()
 
     def make(parts, seed):
-        return filled(parts.DecoderLayer(config), language_model.DecoderLayer(config), seed)
+        return filled(parts.DecoderLayer(config), DecoderLayer(config), seed)
 
     def run(layer, x):
         return layer(
