@@ -90,7 +90,7 @@ def settled(value):
         return (tuple if isinstance(value, tuple) else list)(map(settled, value))
     if isinstance(value, int) and abs(value) >= 2**63:
         return float("inf") if value > 0 else -float("inf")
-    return value if value is None or isinstance(value, int | float | str) else Other(type(value).__name__)
+    return value if isinstance(value, int | float | str | Raises | None) else Other(type(value).__name__)
 
 
 def encoded(value):

@@ -51,7 +51,7 @@ def report(key: str, file: str | Path | None = None, seconds: float = SECONDS) -
     if key not in FILES:
         raise UserError(f"there is no exercise {key!r}; there are {', '.join(FILES)}")
     if not 0 < seconds < math.inf:
-        raise UserError(f"--seconds must be above 0 and no more than a number, not {seconds}")
+        raise UserError(f"--seconds must be a finite number above 0, not {seconds}")
     path, right = Path(file or FILES[key]).resolve(), True
     print(shown(f"{key} ({path.relative_to(ROOT) if path.is_relative_to(ROOT) else file})"), flush=True)
     with Guarded([*STUDENT, key, str(path)], seconds) as student, Guarded([*STUDENT, key], START) as product:
@@ -79,8 +79,9 @@ class Guarded:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        for read in (self._read_answers, self._read_prints):
-            threading.Thread(target=read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read_prints, daemon=True)
+        self.reader.start()
+        threading.Thread(target=self._read_answers, daemon=True).start()
 
     def __enter__(self) -> "Guarded":
         return self
@@ -88,9 +89,10 @@ class Guarded:
     def __exit__(self, *_) -> None:
         self.process.stdin.close()
         try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:  # it is stopped
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:  # the file has stopped its guard, and ends with it
             self.process.kill()
+            self.process.wait()
         self.folder.cleanup()
 
     def _read_answers(self) -> None:
@@ -117,13 +119,14 @@ class Guarded:
 
     def _next(self, deadline: float):
         """The next answer."""
-        while time.monotonic() < deadline:
-            ended = self.process.poll() is not None
+        while True:
+            ended, late = self.process.poll() is not None, time.monotonic() > deadline
             with suppress(queue.Empty):
                 return self._read(self.arrived.get(timeout=0.2))
             if ended:
                 raise Stopped(self._cause())
-        raise Stopped("It did not come to an end in time: is there a loop that never stops?")
+            if late:
+                raise Stopped("It did not come to an end in time: is there a loop that never stops?")
 
     def _read(self, line: bytes | Stopped):
         try:
@@ -148,6 +151,7 @@ class Guarded:
 
     def said(self) -> str:
         """What it printed, on one line."""
+        self.reader.join(2)  # which ends with the process
         text = self.printed.decode("utf-8", "replace").strip()
         return " | ".join((text if len(text) <= SHOWN else text[:SHOWN] + " ...").splitlines())
 

@@ -76,12 +76,12 @@ def run_of(key: str):
 
 def product(key: str) -> list:
     """What an attempt gives on the product's own parts."""
-    values, calls, answer = _product(run_of(key))
+    values, calls, answer = product_of(run_of(key))
     return [values, [calls[target] for target in targets_of(FILES[key])], answer]
 
 
 @functools.cache
-def _product(run) -> Run:
+def product_of(run) -> Run:
     """The run on the product's own parts, which is the same for all exercises that are run in the same way."""
     parts = {}
     for key in FILES:
