@@ -153,7 +153,9 @@ def test_a_wrong_part_is_heard():
 
 def test_a_wrong_loss_is_heard():
     wrong = next(mistake.part for mistake in MISTAKES["loss"] if "not shifted" in mistake.sentence)
-    right, sentence = verdict("loss", attempt("loss", {"minillava.training.run.next_token_loss": wrong}), product("loss"))
+    right, sentence = verdict(
+        "loss", attempt("loss", {"minillava.training.run.next_token_loss": wrong}), product("loss")
+    )
     assert not right and "on this part the model says" in sentence
 
 

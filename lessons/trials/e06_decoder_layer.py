@@ -42,9 +42,7 @@ def cases():
             return torch.cat(out, 1), cache.keys[0].clone()
 
         def expected():
-            out = specs.decoder_layer(
-                weights_like(DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start
-            )
+            out = specs.decoder_layer(weights_like(DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start)
             return out if chunks is None else (out, torch.zeros(B, 1, T, 4))
 
         return Case(name, run, expected)

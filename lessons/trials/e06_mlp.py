@@ -14,9 +14,7 @@ def cases():
             return mlp(random(B, T, 12, seed=seed + 3, scale=scale)).detach()
 
         def expected():
-            return specs.mlp(
-                weights_like(MLP(text_config()), seed), random(B, T, 12, seed=seed + 3, scale=scale)
-            )
+            return specs.mlp(weights_like(MLP(text_config()), seed), random(B, T, 12, seed=seed + 3, scale=scale))
 
         return Case(f"x of {B} x {T} x 12", run, expected)
 

@@ -12,9 +12,7 @@ def cases():
             return made(random(B, P, 6, seed=seed + 3)).detach()
 
         def expected():
-            return specs.projector(
-                weights_like(Projector(llava_config(kind)), seed), random(B, P, 6, seed=seed + 3)
-            )
+            return specs.projector(weights_like(Projector(llava_config(kind)), seed), random(B, P, 6, seed=seed + 3))
 
         return Case(f"{kind}, features of {B} x {P} x 6", run, expected)
 
