@@ -103,9 +103,8 @@ class Guarded:
         while len(self.printed) <= PRINTED and (data := self.process.stderr.read1(65536)):
             self.printed += data
         if len(self.printed) > PRINTED:
-            self.arrived.put(
-                Stopped(f"It printed more than {PRINTED:,} characters and was stopped: is there a print in a loop?")
-            )
+            why = f"It printed more than {PRINTED:,} characters and was stopped: is there a print in a loop?"
+            self.arrived.put(json.dumps({"stopped": why}))
 
     def answers(self) -> Iterator:
         """What it answers, as it comes; Stopped, with the reason, where nothing more comes.
@@ -122,38 +121,40 @@ class Guarded:
         while True:
             ended, late = self.process.poll() is not None, time.monotonic() > deadline
             with suppress(queue.Empty):
-                return self._read(self.arrived.get(timeout=0.2))
+                return read(self.arrived.get(timeout=0.2))
             if ended:
                 raise Stopped(self._cause())
             if late:
                 raise Stopped("It did not come to an end in time: is there a loop that never stops?")
 
-    def _read(self, line: bytes | Stopped):
-        try:
-            answer = line if isinstance(line, Stopped) else decoded(json.loads(line))
-        except Exception:  # the line may be anything
-            raise Stopped(UNREADABLE) from None
-        if isinstance(answer, Stopped):
-            raise answer
-        return answer
-
     def _cause(self) -> str:
         """Why it ended before all was answered."""
         status, said = self.process.returncode, self.said()
         self.printed.clear()
-        words = f" Its last words: {said[-300:]}" if said else ""
-        if abs(status) == 9 or status == 128 + 9:
-            return f"It was killed: perhaps it asked for more memory than there is.{words}"
-        names = {128 + each: each.name for each in signal.Signals}
+        cause = f"It ended the whole program (exit status {status}): does it call exit?"
+        names = {128 + each: each.name for each in signal.Signals}  # as guard.py tells them
         if status in names:
-            return f"It crashed Python itself ({names[status]}).{words}"
-        return f"It ended the whole program (exit status {status}): does it call exit?{words}"
+            cause = f"It crashed Python itself ({names[status]})."
+        if status in (-9, 128 + 9):
+            cause = "It was killed: perhaps it asked for more memory than there is."
+        return f"{cause} Its last words: {said[-300:]}" if said else cause
 
     def said(self) -> str:
         """What it printed, on one line."""
         self.reader.join(2)  # which ends with the process
         text = self.printed.decode("utf-8", "replace").strip()
         return " | ".join((text if len(text) <= SHOWN else text[:SHOWN] + " ...").splitlines())
+
+
+def read(line: bytes | str):
+    """The answer that a line holds, which may be anything."""
+    try:
+        answer = decoded(json.loads(line))
+    except Exception:
+        answer = Stopped(UNREADABLE)
+    if isinstance(answer, Stopped):
+        raise answer
+    return answer
 
 
 def main(argv: list[str] | None = None) -> int:

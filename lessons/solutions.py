@@ -22,7 +22,7 @@ EXERCISES = Path(__file__).resolve().parent / "exercises"
 # {"rope": .../e05_rope.py}
 FILES = {file.stem.partition("_")[2]: file for file in sorted(EXERCISES.glob("e[0-9][0-9]_*.py"))}
 HELPERS = {  # functions of the product that a solution calls, and that the student writes as part of the exercise
-    "loss": ("minillava.training.run.supervised_logits",),
+    "loss": ("minillava.training.loss.supervised_logits", "minillava.training.loss.supervised_states"),
     "sample": ("minillava.generation.keep_top_k", "minillava.generation.keep_top_p"),
 }
 

@@ -28,8 +28,8 @@ COMPANIONS = {
         "minillava.attention.sdpa_attention": "minillava.attention.eager_attention",
         "minillava.attention.triton_attention": "minillava.attention.eager_attention",
     },
-    "minillava.training.run.next_token_loss": {
-        "minillava.training.loss.chunked_loss": "minillava.training.run.next_token_loss"
+    "minillava.training.loss.next_token_loss": {
+        "minillava.training.loss.chunked_loss": "minillava.training.loss.next_token_loss"
     },
     "lessons.bpe.merge_pieces": {"minillava.inputs.tokenizer.Tokenizer.encode": "lessons.bpe.encode"},
 }

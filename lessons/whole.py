@@ -138,7 +138,7 @@ def run_training(parts: dict[str, object], stages: tuple[int, ...] = (2,)) -> Ru
     with (
         tempfile.TemporaryDirectory(prefix="minillava-check-", ignore_cleanup_errors=True) as folder,
         replaced(parts) as calls,
-        replaced({"minillava.training.run.Metrics.plot": lambda *_: None}),
+        replaced({"minillava.training.metrics.Metrics.show": lambda *_: None}),
     ):
         records(2 * STEPS, folder)  # a few scenes with conversations, as LLaVA's JSON
         for stage in stages:

@@ -41,4 +41,4 @@ __all__ = [
 # `from minillava.processor import Processor` still works: where modules lay before inputs/ and training/ were made.
 for _name in ("image", "tokenizer", "conversation", "processor"):
     sys.modules[f"{__name__}.{_name}"] = import_module(f"{__name__}.inputs.{_name}")
-sys.modules[f"{__name__}.loop"] = import_module(f"{__name__}.training.run")
+sys.modules[f"{__name__}.loop"] = training

@@ -4,7 +4,7 @@ Each process holds an equal share of the rows of every parameter, of its gradien
 it, and computes its own rows of the batch: ZeRO, stage 3 (arXiv 1910.02054); PyTorch FSDP (arXiv 2304.11277), here its
 second version, `fully_shard`. Before a layer runs, its parameters are gathered from all processes, and afterwards they
 are forgotten; in the backward pass its gradients are averaged over all processes, and each keeps those of its own rows.
-So all processes must run the same layers equally often, which training/lockstep.py sees to.
+So all processes must run the same layers equally often, which training/tensors.py sees to.
 
 A training of one process takes the same way: then `gather` gives one row, `whole` is what it was given, and `place`
 shares nothing out."""

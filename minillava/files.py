@@ -1,5 +1,6 @@
 """Files that are whole or absent, and paths that stay in their folder."""
 
+import glob
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from minillava.errors import UserError
 
 LARGEST = 1 << 28  # bytes of a file that is read whole: 268 MB, where its reader says nothing else
-TEMPORARY = ".tmp"  # what the names of files end in that are not whole yet
+TEMPORARY = ".minillava.tmp"  # what the names of files end in that are not whole yet
 # Every escape of a JSON text, of which (1) are those that mean a character.
 ESCAPES = re.compile(
     r"(\\[^u]|\\u(?![dD][89a-fA-F])|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F][0-9a-fA-F]{2}", re.DOTALL
@@ -62,7 +63,8 @@ def locked(out: str | Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"another process writes to {out}: wait for it, stop it, or choose another --out") from None
         try:
-            for left in Path(folder).rglob(f".{'*' if path.name == '.lock' else name}.*{TEMPORARY}"):
+            whose = "*" if path.name == ".lock" else glob.escape(name)
+            for left in [*Path(folder).glob(f".{whose}.*{TEMPORARY}"), *Path(folder).glob(f"*/.{whose}.*{TEMPORARY}")]:
                 left.unlink(missing_ok=True)
             yield
         finally:

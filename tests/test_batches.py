@@ -28,8 +28,9 @@ from minillava.training import TrainConfig, train
 from minillava.training import run as loop
 from minillava.training.batches import Batches, truncated
 from minillava.training.check_data import leave_out_unusable, most_image_tokens
-from minillava.training.packing import Packs, collate_rows, pack
-from minillava.training.samples import JsonSamples, SceneSamples, collate
+from minillava.training.packing import arrange, pack
+from minillava.training.samples import JsonSamples, SceneSamples
+from minillava.training.tensors import collate
 
 CONTEXT = 1024  # of weights/tiny
 WORDS = [
@@ -88,8 +89,8 @@ def config(**changes) -> TrainConfig:
     return TrainConfig(**{**dict(stage=2, batch_size=4, seed=3, device="cpu", dtype="float32", workers=0), **changes})
 
 
-def batches(data: dict, processor, **changes) -> Batches:
-    return Batches(JsonSamples(data["data"], data["images"]), processor, config(**data, **changes), CONTEXT)
+def batches(data: dict, processor, context: int = CONTEXT, **changes) -> Batches:
+    return Batches(JsonSamples(data["data"], data["images"]), processor, config(**data, **changes), context)
 
 
 def numbers_in(batch, tokenizer) -> list[int]:
@@ -146,7 +147,9 @@ def test_batches_hold_like_lengths(mixed, tiny):
         encode(processor.tokenizer, processor.template, samples[i].turns, 49 * bool(samples[i].picture))
         for i in range(48)
     ]
-    as_they_come = sum(int((collate(encoded[i : i + 4])["attention_mask"] == 0).sum()) for i in range(0, 48, 4))
+    as_they_come = sum(
+        int((collate([[one] for one in encoded[i : i + 4]])["attention_mask"] == 0).sum()) for i in range(0, 48, 4)
+    )
     assert padding < 0.5 * as_they_come
 
 
@@ -216,16 +219,13 @@ def test_rows_hold_every_sample_once_within_the_capacity(lengths, capacity, mult
 def test_at_least_95_percent_of_a_packed_mix_are_real_tokens(batch_size):
     rng = np.random.default_rng(batch_size)
 
-    def lengths(step: int) -> list[int]:
-        return [
-            min(2048, 576 * (kind != "text") + before + answer)
-            for kind, before, answer in like_llava(2, batch_size, rng)
-        ]
+    def lengths() -> list[int]:
+        drawn = like_llava(2, 8 * batch_size, rng)
+        return [min(2048, 576 * (kind != "text") + before + answer) for kind, before, answer in drawn]
 
-    packs = Packs(lengths, lambda length: length, 2048)
     real = whole = 0
-    for step in range(24):
-        rows = [sum(row) for row in packs[step]]
+    for batch in (batch for _ in range(3) for batch in arrange(lengths(), lambda length: length, 8, 2048)):
+        rows = [sum(row) for row in batch]
         real, whole = real + sum(rows), whole + len(rows) * max(rows)
         assert max(rows) <= 2048
     assert real / whole > 0.95, real / whole
@@ -233,7 +233,7 @@ def test_at_least_95_percent_of_a_packed_mix_are_real_tokens(batch_size):
 
 def test_numbers_labels_and_ids_of_a_packed_row():
     a, b, c = Encoded([4, 5, 6], [4, 5, 6], ""), Encoded([7, 8], [-100, 8], ""), Encoded([9], [9], "")
-    batch = collate_rows([[a, b], [c]])
+    batch = collate([[a, b], [c]])
     assert batch["input_ids"].tolist() == [[4, 5, 6, 7, 8], [9, 0, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 2, 2], [1, 0, 0, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 5, 6, -100, 8], [-100] * 5]  # no sample's first token is a target
@@ -244,8 +244,8 @@ def test_packed_loss_and_gradients_are_those_of_the_same_samples_unpacked(tmp_pa
     model, processor = tiny[0].double(), replace(tiny[1], template=template)
     turns = 1 if template == "plain" else 2
     data = write(tmp_path, [record(i, 5 + 9 * i, picture=i % 3 != 0, turns=turns) for i in range(8)])
-    packed = batches(data, processor, pack=True, pack_length=400, batch_size=4)
-    rows = packed.groups[1]
+    packed = batches(data, processor, context=400, pack=True, batch_size=4)
+    rows = packed.rows(1)
     assert max(map(len, rows)) > 1
     together = packed[1]
     together["pixel_values"] = together["pixel_values"].double()
@@ -254,12 +254,12 @@ def test_packed_loss_and_gradients_are_those_of_the_same_samples_unpacked(tmp_pa
         model.zero_grad()
         if split:  # each sample alone, its mean weighted by its number of supervised tokens
             parts = []
-            for encoded, index in (pair for row in rows for pair in row):
+            for encoded, index in ((item.encoded, item.index) for row in rows for item in row):
                 images = {
                     name: tensor.double()
                     for name, tensor in processor.image_inputs(packed.samples[index].picture).items()
                 }
-                batch = {**collate([encoded]), **images}
+                batch = {**collate([[encoded]]), **images}
                 parts.append((training.loss(model, batch), int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())))
             loss = sum(part * count for part, count in parts) / sum(count for _, count in parts)
         else:
@@ -278,10 +278,10 @@ def test_packed_loss_and_gradients_are_those_of_the_same_samples_unpacked(tmp_pa
 
 def test_packing_sees_every_record_once_an_epoch_and_mixes_modalities(mixed, tiny):
     _, processor = tiny
-    made = batches(mixed, processor, pack=True, pack_length=300, batch_size=6)
+    made = batches(mixed, processor, context=300, pack=True, batch_size=6)
     seen = [numbers_in(made[step], processor.tokenizer) for step in range(8)]
     assert Counter(number for numbers in seen for number in numbers) == Counter(range(48))
-    again = batches(mixed, processor, pack=True, pack_length=300, batch_size=6)
+    again = batches(mixed, processor, context=300, pack=True, batch_size=6)
     assert numbers_in(again[5], processor.tokenizer) == seen[5]
     masks = [made[step]["attention_mask"] for step in range(8)]
     assert sum(int((mask > 0).sum()) for mask in masks) > 0.9 * sum(mask.numel() for mask in masks)
@@ -318,7 +318,7 @@ def test_a_workers_mistake_is_the_same_sentence_when_its_batch_is_due(tmp_path, 
         str(caught.value)
         == f"{tmp_path / '3.png'} is not a picture that can be read; --skip-broken leaves such records out"
     )
-    assert step == next(s for s in range(10) if made.groups[s][0][1] % 5 == 3)
+    assert step == next(s for s in range(10) if made.rows(s)[0][0].index % 5 == 3)
 
 
 def test_left_out_records_are_the_same_with_any_number_of_workers(tmp_path, tiny):
@@ -340,7 +340,7 @@ def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(m
     settings = dict(
         weights="weights/tiny",
         pack=True,
-        pack_length=300,
+        max_length=300,
         batch_size=1,
         max_steps=3,
         save_every=2,
@@ -349,7 +349,7 @@ def test_resumed_with_other_workers_packed_is_bit_for_bit_the_run_that_was_not(m
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     monkeypatch.setattr(training, "sample_answers", lambda *_: {})
-    monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
+    monkeypatch.setattr(loop.Metrics, "show", lambda *_: None)
     train(config(out=str(whole), workers=0, **settings))
 
     def die(step: int, settings):
@@ -399,7 +399,7 @@ def test_a_killed_process_is_one_sentence_and_what_was_learnt_is_kept(mixed, tmp
 
     monkeypatch.setattr(training, "loss", compute_and_send)
     monkeypatch.setattr(training, "sample_answers", lambda *_: {})
-    monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
+    monkeypatch.setattr(loop.Metrics, "show", lambda *_: None)
     with pytest.raises(UserError, match="a process of --workers was killed"):
         train(
             config(

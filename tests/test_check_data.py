@@ -100,7 +100,6 @@ def test_what_is_left_out_by_flags_and_by_the_stage(folder, capsys, monkeypatch)
         capsys,
         monkeypatch,
         "--skip-broken",
-        "--skip-missing",
         "--stage",
         "1",
         "--workers",
@@ -167,6 +166,6 @@ def test_the_padding_it_tells_is_that_of_the_training(folder):
         told.append(
             f"{100 * sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks):.1f} %"
         )
-    lengths = np.array([made.groups.length((made._encode(i), i)) for i in range(60)])
+    lengths = np.array([len(made._item(i)) for i in range(60)])
     (line,) = padding(lengths, samples.has_picture, config, 1024)
     assert f"{told[0]} as they are batched, {told[1]} with --pack" in line

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from minillava.data.scene_records import records
@@ -31,18 +32,20 @@ def run_of(value: float):
     return {"w": parameter}, [optimizer]
 
 
-def saved(folder, steps=(1, 2, 3), **options):
+def saved(folder, steps=(1, 2, 3)):
     for step in steps:
-        save_checkpoint(folder, *run_of(float(step)), step, {"seed": 1}, **options)
+        save_checkpoint(folder, *run_of(float(step)), step, {"seed": 1})
 
 
-@pytest.mark.parametrize(("keep", "files"), [(1, [3]), (2, [3, 2]), (5, [3, 2, 1])])
-def test_the_last_are_kept(tmp_path, keep, files):
-    saved(tmp_path, keep=keep)
-    assert len(list(tmp_path.iterdir())) == len(files)
-    assert [checkpoint.read_checkpoint(checkpoint.numbered(tmp_path, age))[0]["step"] for age in range(len(files))] == [
-        str(step) for step in files
-    ]
+def steps_in(folder) -> list[str]:
+    found = [path for age in (0, 1) for path in checkpoint.places(folder, age) if path.exists()]
+    return [checkpoint.read_checkpoint(path)[0]["step"] for path in found]
+
+
+def test_the_last_two_are_kept(tmp_path):
+    for step, kept in ((1, ["1"]), (2, ["2", "1"]), (3, ["3", "2"])):
+        saved(tmp_path, [step])
+        assert steps_in(tmp_path) == kept and len(list(tmp_path.iterdir())) == len(kept)
 
 
 def test_what_comes_back_is_what_was_saved(tmp_path):
@@ -77,29 +80,41 @@ def test_a_damaged_one_is_noticed_and_the_one_before_it_used(tmp_path, damage, c
         capsys.readouterr().err
         == f"note: {tmp_path / checkpoint.FILE} is damaged; going on from the one before it, of step 2.\n"
     )
-    damage(checkpoint.numbered(tmp_path, 1))
+    damage(checkpoint.places(tmp_path, 1)[0])
     with pytest.raises(UserError, match=r"checkpoint\.safetensors cannot be read"):
         newest_whole(tmp_path)
 
 
 def test_killed_between_two_names(tmp_path, capsys):
-    """The newest has its next name, and the new one none yet."""
-    saved(tmp_path, keep=3)
-    os.replace(checkpoint.numbered(tmp_path, 0), checkpoint.numbered(tmp_path, 3))
-    assert newest_whole(tmp_path)[1]["step"] == "2" and capsys.readouterr().err == ""
+    """The newest has become the one before, and the new one has no name yet: it is used, and kept until a new one is."""
+    saved(tmp_path)
+    checkpoint.make_way(tmp_path)
+    assert newest_whole(tmp_path)[1]["step"] == "3" and capsys.readouterr().err == ""
+    saved(tmp_path, [4])
+    assert steps_in(tmp_path) == ["4", "3"]
 
 
-def test_one_without_a_checksum_is_an_older_version_s(tmp_path):
-    saved(tmp_path, keep=1)
-    metadata, tensors = checkpoint.read_checkpoint(tmp_path / checkpoint.FILE)
-    save_file(
-        tensors, tmp_path / checkpoint.FILE, {name: value for name, value in metadata.items() if name != "sha256"}
-    )
-    assert newest_whole(tmp_path)[1]["step"] == "3"
+@pytest.mark.parametrize("name", ["step", "settings", "sha256"])
+def test_one_bit_of_the_metadata_is_noticed(tmp_path, name):
+    saved(tmp_path)
+    path = tmp_path / checkpoint.FILE
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    for changed in ({**metadata, name: chr(ord(metadata[name][0]) ^ 1) + metadata[name][1:]}, {**metadata, "more": ""}):
+        save_file(load_file(path), path, changed)
+        assert newest_whole(tmp_path)[1]["step"] == "2"
+    save_file(load_file(path), path, {key: value for key, value in metadata.items() if key != name})
+    assert newest_whole(tmp_path)[1]["step"] == "2"
+
+
+def test_another_programs_file_under_its_name_is_no_checkpoint(tmp_path):
+    save_file({"a": torch.zeros(3)}, tmp_path / checkpoint.FILE)
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors cannot be read"):
+        newest_whole(tmp_path)
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
-    saved(tmp_path, keep=1)
+    saved(tmp_path, [1])
     before = (tmp_path / checkpoint.FILE).read_bytes()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "total used free")(100, 90, 10))
     with pytest.raises(

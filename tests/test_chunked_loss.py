@@ -11,10 +11,9 @@ from minillava import training
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.language_model import LanguageModel
 from minillava.model import Llava
-from minillava.training import loss as module
-from minillava.training.loss import chunked_loss
-from minillava.training.run import next_token_loss
+from minillava.training.loss import chunked_loss, next_token_loss
 
+module = sys.modules["minillava.training.loss"]  # `training.loss` is the function
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -72,12 +71,11 @@ MEMORY = """
 import re, sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from minillava.training import loss as chunked_loss
-from minillava.training import run as loop
+from minillava.training.loss import chunked_loss, next_token_loss
 torch.set_num_threads(1)
 head = torch.nn.Linear(16, 32000, bias=False)
 model = SimpleNamespace(hidden_states=lambda x, mask: x, lm_head=head, logits=head)
-function = {"naive": loop.next_token_loss, "chunked": chunked_loss.chunked_loss}[sys.argv[1]]
+function = {"naive": next_token_loss, "chunked": chunked_loss}[sys.argv[1]]
 function(model, torch.randn(1, 9, 16, requires_grad=True), torch.ones(1, 9, dtype=torch.int64)).backward()
 # since exec, unlike ru_maxrss
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])

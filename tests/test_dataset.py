@@ -2,15 +2,21 @@
 
 import json
 import os
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.inputs.image import open_image
-from minillava.training.samples import JsonSamples, LengthGroups, SceneSamples, collate
+from minillava.training.packing import arrange, batches_of
+from minillava.training.samples import Epochs, Group, JsonSamples, SceneSamples
+from minillava.training.tensors import collate
 
 
 def record(**changes) -> dict:
@@ -82,15 +88,15 @@ def test_the_broken_record_is_named(images):
 def test_missing_pictures_are_counted_the_first_named_and_left_out_when_asked(images, capsys):
     records = [record(), record(id="x", image="gone.png"), record(), record(image="no/where.png")]
     with pytest.raises(
-        UserError, match=r"2 of 4 pictures are not in .*record 1 \(id 'x'\): gone\.png; --skip-missing"
+        UserError, match=r"2 of 4 pictures are not in .*record 1 \(id 'x'\): gone\.png; --skip-broken"
     ) as raised:
         read(images, records)
     assert len(str(raised.value)) < 200 + len(str(images))
-    samples = JsonSamples(images / "data.json", images, skip_missing=True)
+    samples = JsonSamples(images / "data.json", images, skip_broken=True)
     assert len(samples) == 2 and "2 of 4 pictures are not in" in capsys.readouterr().out
     (images / "data.json").write_text(json.dumps(records[1:2]))
     with pytest.raises(UserError, match="none of the records"):
-        JsonSamples(images / "data.json", images, skip_missing=True)
+        JsonSamples(images / "data.json", images, skip_broken=True)
 
 
 def test_folders_are_listed_once_and_links_followed(images, tmp_path_factory, monkeypatch):
@@ -159,34 +165,58 @@ def test_a_typed_image_is_text_outside_the_first_question(images):
     )
 
 
-def test_every_record_once_an_epoch_in_an_order_of_its_own(images):
+def of_step(samples, step: int, batch_size: int, seed: int) -> list[int]:
+    """The samples of a step, before they are sorted by length."""
+    group, place = samples.group(step, batch_size, seed)
+    return [row[0] for row in arrange(list(group.indices), lambda _: 0, group.num_batches)[place]]
+
+
+@given(st.integers(1, 70), st.integers(0, 70), st.integers(1, 20), st.booleans(), st.integers(0, 3))
+@settings(max_examples=150, deadline=None)
+def test_every_sample_once_an_epoch_and_never_twice_in_a_batch(with_picture, text_only, batch_size, mixed, epoch):
+    samples = Epochs(np.array([True] * with_picture + [False] * text_only))
+    steps = samples.steps_per_epoch(batch_size, mixed)
+    batches = [Counter() for _ in range(steps)]
+    for at in range(steps):
+        group, place = samples.group(epoch * steps + at, batch_size, seed=5, mixed=mixed)
+        rows = arrange(list(group.indices), lambda _: 0, group.num_batches)[place]
+        batches[at] = Counter(index for row in rows for index in row)
+        assert 1 <= sum(batches[at].values()) <= batch_size
+        assert mixed or len({bool(samples.has_picture[index]) for index in batches[at]}) == 1
+    assert all(max(batch.values()) == 1 for batch in batches)
+    assert sum(batches, Counter()) == Counter(range(with_picture + text_only))
+
+
+def test_each_epoch_and_each_seed_has_an_order_of_its_own(images):
     samples = read(images, [record(id=str(i)) for i in range(12)])
-    epochs = [[i for step in (3 * e, 3 * e + 1, 3 * e + 2) for i in samples.indices(step, 4, seed=5)] for e in range(3)]
+    epochs = [[i for step in (3 * e, 3 * e + 1, 3 * e + 2) for i in of_step(samples, step, 4, 5)] for e in range(3)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert samples.indices(1, 4, seed=5) == epochs[0][4:8]  # asked out of order
-    assert samples.indices(1, 4, seed=6) != epochs[0][4:8]
+    assert of_step(samples, 1, 4, 5) == epochs[0][4:8]  # asked out of order
+    assert of_step(samples, 1, 4, 6) != epochs[0][4:8]
+
+
+def test_the_order_of_the_batches_follows_from_the_seed():
+    batches = [batches_of(Group((seed, 0, 0, 0), range(64), 8), list(range(64)), lambda i: i) for seed in (1, 1, 2)]
+    assert batches[0] == batches[1] != batches[2] and sorted(batches[0]) == sorted(batches[2])
 
 
 def test_scene_samples_are_the_same_each_time_and_differ_by_seed():
     samples = SceneSamples(2)
     assert samples[5].turns == SceneSamples(2)[5].turns
-    assert not set(samples.indices(0, 9, 0)) & set(samples.indices(0, 9, 1))
-    assert samples.indices(1, 9, 0)[0] == samples.indices(0, 9, 0)[-1] + 1
+    assert not set(of_step(samples, 0, 9, 0)) & set(of_step(samples, 0, 9, 1))
+    assert of_step(samples, 1, 9, 0)[0] == of_step(samples, 0, 9, 0)[-1] + 1
 
 
-def test_groups_hold_every_sample_once_and_batches_like_lengths():
+def test_batches_hold_every_sample_once_and_like_lengths():
     lengths = torch.randint(1, 90, (8 * 5,), generator=torch.Generator().manual_seed(0)).tolist()
-    groups = LengthGroups(lambda step: lengths[step * 5 : step * 5 + 5], lambda length: length)
-    batches = [groups[step] for step in range(8)]
-    assert sorted(x for batch in batches for x in batch) == sorted(lengths)
+    batches = [[row[0] for row in rows] for rows in arrange(lengths, lambda length: length, 8)]
     ordered = sorted(lengths)
-    assert sorted(batches) == [ordered[i : i + 5] for i in range(0, 40, 5)]
-    assert LengthGroups(lambda step: lengths[step * 5 : step * 5 + 5], lambda length: length)[6] == batches[6]
+    assert batches == [ordered[i : i + 5] for i in range(0, 40, 5)]
 
 
 def test_collate_pads_on_the_right():
-    batch = collate([Encoded([4, 5, 6], [-100, 5, 6], ""), Encoded([7], [7], "")])
+    batch = collate([[Encoded([4, 5, 6], [-100, 5, 6], "")], [Encoded([7], [7], "")]])
     assert batch["input_ids"].tolist() == [[4, 5, 6], [7, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 5, 6], [7, IGNORE_INDEX, IGNORE_INDEX]]
+    assert batch["labels"].tolist() == [[-100, 5, 6], [IGNORE_INDEX] * 3]  # nothing comes before a first token
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]

@@ -30,10 +30,16 @@ from minillava.errors import UserError
 from minillava.inputs.processor import Processor
 from minillava.model import Llava
 from minillava.training import LossModule, batches, checkpoint, loss, set_trainable, shards, starting_point, train
-from minillava.training.lockstep import blank_row, in_step, supervised_at_the_end, with_row
 from minillava.training.precision import held_types
 from minillava.training.samples import JsonSamples
-from minillava.training.tensors import micro_batches, num_supervised
+from minillava.training.tensors import (
+    blank_row,
+    in_step,
+    micro_batches,
+    num_supervised,
+    supervised_at_the_end,
+    with_row,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -103,7 +109,7 @@ def test_stage_2_with_micro_batches_on_pictures_and_on_text_alone(stage1, mixed,
 
 
 def test_fewer_rows_than_processes(stage1, mixed, tmp_path):
-    same(tmp_path, config("", 2, weights=str(stage1), batch_size=1, max_steps=5, keep=1, **mixed), counts=(1, 3))
+    same(tmp_path, config("", 2, weights=str(stage1), batch_size=1, max_steps=5, **mixed), counts=(1, 3))
 
 
 def test_packed_rows_of_which_some_have_no_picture(stage1, mixed, tmp_path):
@@ -112,7 +118,7 @@ def test_packed_rows_of_which_some_have_no_picture(stage1, mixed, tmp_path):
     """
     same(
         tmp_path,
-        config("", 2, weights=str(stage1), batch_size=5, pack=True, pack_length=1, micro_batch_size=1, **mixed),
+        config("", 2, weights=str(stage1), batch_size=5, pack=True, max_length=90, micro_batch_size=1, **mixed),
     )
 
 
@@ -134,7 +140,7 @@ def test_muon_and_checkpointed_activations(stage1, tmp_path):
 
 
 def test_a_tower_that_learns_and_a_frozen_layer(stage1, mixed, tmp_path):
-    chosen = dict(train="tower", freeze="language_model.layers.0", batch_size=5, pack=True, pack_length=1)
+    chosen = dict(train="tower", freeze="language_model.layers.0", batch_size=5, pack=True, max_length=90)
     same(tmp_path, config("", 2, weights=str(stage1), **chosen, **mixed), counts=(1, 3))
 
 
@@ -206,7 +212,7 @@ def next_folder(tmp_path_factory, tokenizer) -> Path:
 
 def test_llava_next(next_folder, mixed, tmp_path):
     few = dict(learning_rate=1e-4)  # at 3e-3, other micro-batches alone change the norms by 2e-5
-    packed = dict(batch_size=5, micro_batch_size=1, pack=True, pack_length=1)
+    packed = dict(batch_size=5, micro_batch_size=1, pack=True, max_length=90)
     same(tmp_path, config("", 2, weights=str(next_folder), **few, **packed, **mixed), counts=(1, 3))
 
 

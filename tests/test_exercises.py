@@ -6,6 +6,7 @@ import ast
 import doctest
 import json
 import math
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from minillava.errors import UserError, run
 from minillava.kv_cache import KVCache
 from minillava.pretrain import language
 from minillava.pretrain import vision as pretrain_vision
-from minillava.training import run as loop
+from minillava.training import recipes
 
 torch.set_num_threads(1)
 KEYS = list(FILES)
@@ -74,7 +75,7 @@ def test_the_worked_example_is_true_of_the_solution(key):
         "TextConfig": TextConfig,
         "VisionConfig": VisionConfig,
         "LlavaConfig": LlavaConfig,
-        "LoopConfig": loop.LoopConfig,
+        "LoopConfig": recipes.LoopConfig,
     }
     names |= {"language_model": small_llava().language_model}
     names |= {swap.short(target): part for target, part in solution(key).items()}
@@ -154,24 +155,27 @@ def test_a_wrong_part_is_heard():
 def test_a_wrong_loss_is_heard():
     wrong = next(mistake.part for mistake in MISTAKES["loss"] if "not shifted" in mistake.sentence)
     right, sentence = verdict(
-        "loss", attempt("loss", {"minillava.training.run.next_token_loss": wrong}), product("loss")
+        "loss", attempt("loss", {"minillava.training.loss.next_token_loss": wrong}), product("loss")
     )
     assert not right and "on this part the model says" in sentence
 
 
 # ------------------------------------------------------------ swapping
 def test_copies_are_replaced_and_come_back():
-    targets = ["minillava.training.run.next_token_loss", "minillava.vision.VisionLayer", "minillava.generation.sample"]
-    before = [loop.next_token_loss, vision.VisionLayer]
+    loss_module = sys.modules["minillava.training.loss"]  # `training.loss` is the function
+    targets = ["minillava.training.loss.next_token_loss", "minillava.vision.VisionLayer", "minillava.generation.sample"]
+    before = [loss_module.next_token_loss, vision.VisionLayer]
     fakes = {targets[0]: lambda *_: 7, targets[1]: type("Mine", (torch.nn.Module,), {}), targets[2]: lambda *_: 8}
     with swap.replaced(fakes) as calls:
-        assert loop.next_token_loss() == training.next_token_loss() == language.next_token_loss() == 7
+        assert loss_module.next_token_loss() == training.next_token_loss() == language.next_token_loss() == 7
         assert pretrain_vision.VisionLayer is vision.VisionLayer is fakes[targets[1]]
         assert calls[targets[0]] == 3
     assert (
-        before == [training.next_token_loss, pretrain_vision.VisionLayer] == [loop.next_token_loss, vision.VisionLayer]
+        before
+        == [training.next_token_loss, pretrain_vision.VisionLayer]
+        == [loss_module.next_token_loss, vision.VisionLayer]
     )
-    assert language.next_token_loss is loop.next_token_loss
+    assert language.next_token_loss is loss_module.next_token_loss
 
 
 def test_an_exception_restores():

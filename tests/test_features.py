@@ -48,7 +48,7 @@ def seen(monkeypatch) -> list[int]:
 def no_sample_answers_and_no_plot(monkeypatch):
     """They take most of the time of so short a training."""
     monkeypatch.setattr(training, "sample_answers", lambda *_: {})
-    monkeypatch.setattr(loop.Metrics, "plot", lambda *_: None)
+    monkeypatch.setattr(loop.Metrics, "show", lambda *_: None)
 
 
 def config(out, **changes) -> TrainConfig:
@@ -121,8 +121,7 @@ def test_killed_and_resumed_with_a_cache_is_bit_for_bit_the_run_that_was_not(dat
     train(moved)
     ours, theirs = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("broken", "whole"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    with pytest.raises(UserError, match="cache_features True, not False"):
-        train(replace(moved, cache_features=""))
+    train(replace(moved, cache_features=""))  # it changes no result
 
 
 # ------------------------------------------------------------ never stale
@@ -212,7 +211,7 @@ def test_a_killed_computation_goes_on_and_a_torn_shard_is_made_again(data, tmp_p
     again.fill(pictures(data), 2, False)
     assert seen == [3] * 5 and len(again.shards) == 9
     shutil.rmtree(again.folder)
-    with pytest.raises(UserError, match="cannot be read any more"):
+    with pytest.raises(UserError, match="is damaged: remove it"):
         again.of(pictures(data)[0])
 
 

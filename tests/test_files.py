@@ -203,14 +203,14 @@ def test_one_writer_of_an_out(tmp_path):
         first.stdout.readline()
         with pytest.raises(UserError, match="another process writes to"), locked(tmp_path):
             pass
-        (tmp_path / ".model.safetensors.abc.tmp").write_text("half")
+        (tmp_path / ".model.safetensors.abc.minillava.tmp").write_text("half")
+        (tmp_path / ".other.abc.tmp").write_text("of another program")
         first.kill()
         first.wait()
         with locked(tmp_path):
-            assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-    assert list(tmp_path.iterdir()) == []
+            assert {path.name for path in tmp_path.iterdir()} == {".lock", ".other.abc.tmp"}
     with locked(tmp_path / "data.json"):
-        assert [path.name for path in tmp_path.iterdir()] == [".data.json.lock"]
+        assert {path.name for path in tmp_path.iterdir()} == {".data.json.lock", ".other.abc.tmp"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="named pipes and devices of Unix")

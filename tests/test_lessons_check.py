@@ -426,7 +426,7 @@ def test_a_loss_is_called_however_many_logits_there_are(monkeypatch):
     module = sys.modules["minillava.training.loss"]
     before = [training.chunked_loss, training.next_token_loss, module.chunked_loss]
     model, batch = small_model_and_batch()
-    with swap.replaced({"minillava.training.run.next_token_loss": lambda *_: torch.tensor(7.0)}) as calls:
+    with swap.replaced({"minillava.training.loss.next_token_loss": lambda *_: torch.tensor(7.0)}) as calls:
         assert training.loss(model, batch) == 7 and calls.total() == 1
     assert [training.chunked_loss, training.next_token_loss, module.chunked_loss] == before
 
@@ -477,7 +477,7 @@ def test_a_name_that_is_not_the_products(tmp_path, target):
 def test_put_gives_each_name_its_own_back():
     before = [training.chunked_loss, training.next_token_loss]
     with ExitStack() as undo:
-        swap.put("minillava.training.run.next_token_loss", len, undo)
+        swap.put("minillava.training.loss.next_token_loss", len, undo)
         assert training.next_token_loss is len
     assert [training.chunked_loss, training.next_token_loss] == before
 

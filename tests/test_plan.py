@@ -32,9 +32,9 @@ from minillava.lora import add_lora
 from minillava.model import Llava
 from minillava.training.__main__ import main, parser
 from minillava.training.loss import CHUNK
+from minillava.training.optimizers import make_optimizers
 from minillava.training.precision import held_types
-from minillava.training.recipes import RECIPES
-from minillava.training.run import LoopConfig, make_optimizers
+from minillava.training.recipes import RECIPES, LoopConfig
 
 ALIGN, TUNE = (RECIPES["v1.5"][stage].trained for stage in (1, 2))
 LEARN = [ALIGN, TUNE, ("language_model.",), ("vision_tower.", "projector."), ("language_model.layers.1.",), ("",)]

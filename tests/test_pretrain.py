@@ -27,7 +27,7 @@ from minillava.pretrain.language import (
 )
 from minillava.pretrain.probe import probe_tower
 from minillava.pretrain.vision import TINY_VISION, ContrastivePair, phrase_batch, position_waves
-from minillava.training.run import LoopConfig
+from minillava.training.recipes import LoopConfig
 from minillava.training.scoring import cases
 
 

@@ -21,7 +21,7 @@ import math  # noqa: F401
 import torch  # noqa: F401
 from torch import Tensor
 
-REPLACES = "minillava.training.run.next_token_loss"
+REPLACES = "minillava.training.loss.next_token_loss"
 
 
 def next_token_loss(

@@ -16,9 +16,9 @@ About 4 lines. Check it: python -m lessons.check schedule
 
 import math  # noqa: F401
 
-from minillava.training.run import LoopConfig
+from minillava.training.recipes import LoopConfig
 
-REPLACES = "minillava.training.run.learning_rate"
+REPLACES = "minillava.training.optimizers.learning_rate"
 
 
 def learning_rate(step: int, config: LoopConfig) -> float:

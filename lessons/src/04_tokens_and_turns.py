@@ -194,7 +194,7 @@ import torch
 import torch.nn.functional as F
 
 import minillava
-from minillava.training.run import supervised_logits
+from minillava.training.loss import supervised_logits
 
 model, processor = minillava.load("weights/tiny", device="cpu", dtype="float32")
 scene = sample_scene(4, "val")

@@ -19,7 +19,7 @@ import torch
 
 import minillava
 from minillava.inputs.conversation import encode
-from minillava.training.run import next_token_loss
+from minillava.training.loss import next_token_loss
 from minillava.pretrain.language import scene_conversation
 from minillava.inputs.tokenizer import Tokenizer
 

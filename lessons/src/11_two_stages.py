@@ -88,7 +88,7 @@ for role, text in sample_2.turns:
 # (lesson 04 drew which those are).
 
 # %%
-from minillava.training.run import next_token_loss, supervised_logits
+from minillava.training.loss import next_token_loss, supervised_logits
 
 print(inspect.getsource(next_token_loss))
 print(inspect.getsource(supervised_logits))
@@ -126,7 +126,7 @@ with torch.inference_mode():
 # gradients, then half a cosine down to zero.
 
 # %%
-from minillava.training.run import learning_rate
+from minillava.training.optimizers import learning_rate
 
 figure, axes = plots.new(height=2.8)
 for stage, color in ((1, plots.BLUE), (2, plots.ORANGE)):

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from lessons.trials.base import Case, Property, draw, integers
-from minillava.training.run import LoopConfig
+from minillava.training.recipes import LoopConfig
 
 
 def cases():

@@ -27,10 +27,11 @@ from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.model import Llava
 from minillava.training import loss, set_trainable
-from minillava.training.packing import Packs, collate_rows
-from minillava.training.precision import held_types
-from minillava.training.run import LoopConfig, autocast, make_optimizers, product_dtype
-from minillava.training.samples import LengthGroups, collate
+from minillava.training.optimizers import make_optimizers
+from minillava.training.packing import arrange
+from minillava.training.precision import autocast, held_types, product_dtype
+from minillava.training.recipes import LoopConfig
+from minillava.training.tensors import collate
 from minillava.weights import LAYOUTS, find_device, rename
 
 CONFIG = LlavaConfig(
@@ -140,18 +141,12 @@ class Ours:
         batches = []
         for samples in kinds:
             steps = -(-len(samples) // self.batch_size)
-            cut = lambda step, samples=samples, steps=steps: samples[
-                step * len(samples) // steps : (step + 1) * len(samples) // steps
-            ]
-            if self.packed:
-                groups = Packs(cut, length, self.model.config.text_config.max_position_embeddings, steps)
-            else:
-                groups = LengthGroups(cut, length, max(1, steps))
-            batches += [groups[step] if self.packed else [[sample] for sample in groups[step]] for step in range(steps)]
+            capacity = self.model.config.text_config.max_position_embeddings if self.packed else 0
+            batches += arrange(samples, length, steps, capacity) if samples else []
         return batches
 
     def _tensors(self, rows: list[list[Sample]]) -> dict[str, Tensor]:
-        batch = collate_rows([[sample.encoded for sample in row] for row in rows])
+        batch = collate([[sample.encoded for sample in row] for row in rows])
         pictures = [sample.picture for row in rows for sample in row if sample.picture is not None]
         if not pictures:
             return batch
@@ -185,7 +180,7 @@ class Theirs:
             some = self.samples[first : first + self.batch_size]
             pictures = [sample.picture for sample in some if sample.picture is not None]
             pixels = {"pixel_values": torch.cat(pictures)} if pictures else {}
-            self.batches.append({**collate([sample.encoded for sample in some]), **pixels})
+            self.batches.append({**collate([[sample.encoded] for sample in some]), **pixels})
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model(**batch, use_cache=False).loss

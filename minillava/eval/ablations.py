@@ -31,7 +31,7 @@ from minillava.pretrain.language import (
 from minillava.pretrain.probe import probe_tower
 from minillava.pretrain.vision import SCENES_AND_PHRASES, ContrastivePair, learn_phrases
 from minillava.training import STAGES, TrainConfig, train
-from minillava.training.run import LoopConfig
+from minillava.training.recipes import LoopConfig
 from minillava.training.scoring import cases, score_in_words, score_pictures
 
 Figures = dict[str, float]

@@ -10,7 +10,7 @@ from minillava.errors import UserError, run
 from minillava.pretrain.chain import make_all
 from minillava.pretrain.language import SCENES_IN_WORDS, pretrain_language
 from minillava.pretrain.vision import SCENES_AND_PHRASES, pretrain_vision
-from minillava.training.run import LoopConfig
+from minillava.training.recipes import LoopConfig
 
 PARTS = {"language": (pretrain_language, SCENES_IN_WORDS), "vision": (pretrain_vision, SCENES_AND_PHRASES)}
 

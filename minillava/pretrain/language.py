@@ -8,6 +8,7 @@ patches will later stand in for, which is why a projector alone (stage 1) goes f
 
 from collections import deque
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,18 @@ from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.language_model import LanguageModel
-from minillava.training.run import LoopConfig, fit, next_token_loss, supervised_logits
-from minillava.training.samples import LengthGroups, collate
+from minillava.training.checkpoint import FILE as CHECKPOINT
+from minillava.training.loss import next_token_loss, supervised_logits
+from minillava.training.packing import batches_of
+from minillava.training.precision import autocast
+from minillava.training.recipes import LoopConfig
+from minillava.training.run import Run, own_folder
+from minillava.training.samples import Group, endless_group
 from minillava.training.scoring import cases, score_in_words
+from minillava.training.tensors import collate
 from minillava.weights import load_language_model, save_language_model
 
+CPU = torch.device("cpu")
 VOCABULARY = 1536
 TINY_TEXT = dict(
     hidden_size=256,
@@ -114,7 +122,7 @@ class LookUp:
         for form, of_form in zip(self.accuracies, (samples[0::2], samples[1::2]), strict=True):
             of_form, half, right = sorted(of_form, key=lambda sample: len(sample.input_ids)), len(of_form) // 2, []
             for part in filter(None, (of_form[:half], of_form[half:])):
-                batch = collate(part)
+                batch = collate([[sample] for sample in part])
                 logits, targets = supervised_logits(
                     self.model, self.model.embed_tokens(batch["input_ids"]), batch["labels"]
                 )
@@ -181,7 +189,8 @@ def pretrain_language(config: LoopConfig) -> None:
         model = load_language_model(look_up_folder, device="cpu", dtype="float32")
     else:
         model = new_language_model(tokenizer)
-        learn_to_look_up(model, tokenizer, replace(config, out=str(look_up_folder), resume=False, **LOOK_UP))
+        resume = (look_up_folder / CHECKPOINT).exists()
+        learn_to_look_up(model, tokenizer, replace(config, **LOOK_UP, out=str(look_up_folder), resume=resume))
     learn_scenes(model, tokenizer, config)
 
 
@@ -192,41 +201,38 @@ def learn_to_look_up(model: LanguageModel, tokenizer: Tokenizer, config: LoopCon
         if lesson.passed():
             save_language_model(model, tokenizer, config.out, "float32")
 
-    fit(
-        model,
-        lesson.loss,
-        config,
-        save,
-        lambda step: {form: round(lesson.accuracy(form), 4) for form in lesson.accuracies},
-        lesson.passed,
-    )
+    with own_folder(config), Run(model, config, save) as run:
+        for step in run.steps():
+            with autocast(config.dtype, CPU):
+                loss = lesson.loss(step)
+            loss.backward()
+            run.update([loss.item()], last=lesson.passed())
+            if run.due:
+                with run.notes() as notes:
+                    notes |= {form: round(lesson.accuracy(form), 4) for form in lesson.accuracies}
     if not lesson.passed():
-        raise UserError(
-            f"after {config.max_steps} steps the model cannot look a name up ({lesson.accuracies}); try another --seed"
-        )
+        why = f"after {config.max_steps} steps the model cannot look a name up"
+        raise UserError(f"{why} ({lesson.accuracies}); try another --seed")
 
 
 def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig) -> None:
     """Conversations about scenes in words; as many name lists stay in every step, so that looking up is not forgotten."""
-    look_up = LookUp(model, tokenizer, config.batch_size)
+    look_up, held_out = LookUp(model, tokenizer, config.batch_size), cases("val", 40)
 
-    def samples_of(step: int) -> list[Encoded]:
-        first = (config.seed << 32) + step * config.batch_size
-        return [
-            encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in range(first, first + config.batch_size)
-        ]
+    @lru_cache(1)
+    def batches(group: Group) -> list[list[list[Encoded]]]:
+        samples = [encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in group.indices]
+        return batches_of(group, samples, lambda sample: len(sample.input_ids))
 
-    groups = LengthGroups(samples_of, lambda sample: len(sample.input_ids))
-
-    def batch_loss(step: int) -> Tensor:
-        batch = collate(groups[step])
-        return next_token_loss(model, model.embed_tokens(batch["input_ids"]), batch["labels"]) + 0.3 * look_up.loss(
-            (1 << 20) + step
-        )
-
-    held_out = cases("val", 40)
-
-    def watch(step: int) -> dict:
-        return {f"as {form}": score_in_words(model, tokenizer, held_out, form) for form in FORMS}
-
-    fit(model, batch_loss, config, lambda: save_language_model(model, tokenizer, config.out, "bfloat16"), watch)
+    with own_folder(config), Run(model, config, partial(save_language_model, model, tokenizer, config.out)) as run:
+        for step in run.steps():
+            group, place = endless_group(step, config.batch_size, config.seed)
+            batch = collate(batches(group)[place])
+            with autocast(config.dtype, CPU):
+                loss = next_token_loss(model, model.embed_tokens(batch["input_ids"]), batch["labels"])
+                loss = loss + 0.3 * look_up.loss((1 << 20) + step)
+            loss.backward()
+            run.update([loss.item()])
+            if run.due:
+                with run.notes() as notes:
+                    notes |= {f"as {form}": score_in_words(model, tokenizer, held_out, form) for form in FORMS}

@@ -22,7 +22,9 @@ from minillava.inputs.image import preprocess
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.pretrain.language import MUON, train_tokenizer
 from minillava.pretrain.probe import probe_tower
-from minillava.training.run import LoopConfig, fit
+from minillava.training.precision import autocast
+from minillava.training.recipes import LoopConfig
+from minillava.training.run import Run, own_folder
 from minillava.vision import VisionLayer, VisionTransformer
 from minillava.weights import save_vision_tower
 
@@ -131,11 +133,17 @@ def pretrain_vision(config: LoopConfig) -> None:
 def learn_phrases(pair: ContrastivePair, tokenizer: Tokenizer, config: LoopConfig) -> None:
     """Train tower and phrase encoder on endless scenes; the tower alone is saved."""
 
-    def batch_loss(step: int) -> Tensor:
-        return pair.loss(*phrase_batch(tokenizer, (config.seed << 32) + step * config.batch_size, config.batch_size))
-
     def save() -> None:
         save_vision_tower(pair.vision_tower, config.out, "bfloat16")
         tokenizer.save(Path(config.out) / "tokenizer.json")
 
-    fit(pair, batch_loss, config, save, lambda step: {"probe": probe_tower(pair.vision_tower)})
+    with own_folder(config), Run(pair, config, save) as run:
+        for step in run.steps():
+            first = (config.seed << 32) + step * config.batch_size  # each seed has its own scenes
+            with autocast(config.dtype, torch.device("cpu")):
+                loss = pair.loss(*phrase_batch(tokenizer, first, config.batch_size))
+            loss.backward()
+            run.update([loss.item()])
+            if run.due:
+                with run.notes() as notes:
+                    notes["probe"] = probe_tower(pair.vision_tower)

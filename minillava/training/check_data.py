@@ -7,7 +7,7 @@ record that is cut there holds no answer, and is left out."""
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from minillava.errors import UserError, shortened
 from minillava.inputs.conversation import Turn, encode, render
 from minillava.inputs.image import open_image
 from minillava.inputs.processor import Processor
-from minillava.training.batches import make_groups, supervised, truncated
-from minillava.training.samples import Epochs, FolderListings, JsonSamples, LengthGroups, turns_and_picture
+from minillava.training.batches import supervised, truncated
+from minillava.training.packing import arrange
+from minillava.training.recipes import TrainConfig
+from minillava.training.samples import Epochs, FolderListings, JsonSamples, turns_and_picture
+from minillava.training.start import context_of, resolved, starting_point
 from minillava.training.validation import is_held_out
 
 
@@ -105,10 +108,12 @@ class Findings:
     broken: dict[str, str] = field(default_factory=dict)  # {picture: what is wrong with it}
 
 
-def check_data(config, processor: Processor, context: int) -> None:
+def check_data(config: TrainConfig) -> None:
     """Print what `train` would do with the records of `config.data`, every picture decoded; UserError if none can be
     trained on.
     """
+    model, processor = starting_point(resolved(config), mapped=True)
+    context = context_of(config, model)
     records = read_records(Path(config.data))
     found = examine(records, config, processor, context)
     print("\n".join(report(found, len(records), config, context)))
@@ -128,7 +133,7 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
             found.stops[str(error)].append(named)
             continue
         if name is not None and not folders.hold(os.path.join(images, name)):
-            (found.left_out if config.skip_missing else found.stops)["the picture is not in --images"].append(
+            (found.left_out if config.skip_broken else found.stops)["the picture is not in --images"].append(
                 f"{named}: {shortened(name, 80)}"
             )
         elif name is None and config.stage == 1:
@@ -231,23 +236,16 @@ def padding(lengths: np.ndarray, has_picture: np.ndarray, config, context: int, 
     """
     samples, num_steps = Epochs(has_picture), min(most_steps, max(1, len(lengths) // config.batch_size))
 
-    def share(batches, packed: bool) -> str:
+    def share(mixed: bool, capacity: int = 0, by_length: bool = True) -> str:
         real = whole = 0
         for step in range(num_steps):
-            rows = [
-                sum(lengths[index] for index in row)
-                for row in (batches[step] if packed else ([index] for index in batches[step]))
-            ]
+            group, place = samples.group(step, config.batch_size, config.seed, mixed)
+            length = lengths.__getitem__ if by_length else lambda index: 0
+            rows = arrange(list(group.indices), length, group.num_batches, capacity)[place]
+            rows = [sum(lengths[index] for index in row) for row in rows]
             real, whole = real + sum(rows), whole + len(rows) * max(rows)
         return f"{100 * (1 - real / whole):.1f} %"
 
-    def groups(**changes):
-        return make_groups(samples, list, lengths.__getitem__, replace(config, **changes), context)
-
-    random = LengthGroups(
-        lambda step: samples.indices(step, config.batch_size, config.seed), lengths.__getitem__, group=1
-    )
-    batched, packed = share(groups(pack=False, pack_length=0), False), share(groups(pack=True), True)
-    return [
-        f"padding in batches of {config.batch_size}: {share(random, False)} as they come, {batched} as they are batched, {packed} with --pack"
-    ]
+    random, batched, packed = share(True, by_length=False), share(False), share(True, context)
+    how = f"{random} as they come, {batched} as they are batched, {packed} with --pack"
+    return [f"padding in batches of {config.batch_size}: {how}"]

@@ -1,9 +1,9 @@
-"""Checkpoints: what a training needs to go on exactly where it stopped, in one safetensors file, whole or absent.
+"""Checkpoints: what a training needs to go on exactly where it stopped, whole or absent.
 
-    checkpoint.safetensors      the newest; before it checkpoint.1.safetensors, checkpoint.2.safetensors, ...
+    checkpoint.safetensors      the newest; checkpoint.1.safetensors is the one before it
     checkpoint, checkpoint.1    the same of several processes: folders with a file of each (shards.py)
     parameter.NAME     a trained parameter         state.KEY.NAME     what its optimizer remembers of it
-    metadata: "step", how many are done; "settings", the settings that make the run the run it is; "sha256", of all tensors
+    metadata: "step", how many are done; "settings", what makes the run the run it is; "sha256", of all the rest
 
 A file that was torn or changed on the disk is noticed by its checksum, and the one before it is used.
 """
@@ -25,37 +25,28 @@ from minillava.files import write_atomically
 from minillava.training.shards import names_in, read_metadata, read_shards, write_shards
 
 FILE = "checkpoint.safetensors"
-MOST_KEPT = 100
-
-
-def numbered(folder: Path, age: int) -> Path:
-    """The file of the newest checkpoint (0), of the one before it (1), ..."""
-    return Path(folder) / (FILE if age == 0 else f"checkpoint.{age}.safetensors")
+Parameters = dict[str, Tensor]
 
 
 def places(folder: Path, age: int) -> list[Path]:
-    """Where the checkpoint of this age may be: its file, or the folder in which several processes left it."""
-    return [numbered(folder, age), numbered(folder, age).with_suffix("")]
+    """Where the newest checkpoint (0) or the one before it (1) may be: its file, or its folder of several processes."""
+    path = Path(folder) / (FILE if age == 0 else "checkpoint.1.safetensors")
+    return [path, path.with_suffix("")]
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of all names, types and numbers."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def holds_run(folder: Path) -> bool:
+    """Whether a training or a model lies in the folder."""
+    checkpoints = (path for age in (0, 1) for path in places(folder, age))
+    return any(path.exists() for path in (*checkpoints, folder / "metrics.jsonl", folder / "model.safetensors"))
 
 
-def save_checkpoint(
-    folder: Path, parameters: dict[str, Tensor], optimizers: list, step: int, settings: dict, keep: int = 2
-) -> None:
-    """Write the trained parameters and the state that each optimizer has for them; a parameter not yet updated has
-    none.
+# ------------------------------------------------------------ saving
+def save_checkpoint(folder: Path, parameters: Parameters, optimizers: list, step: int, settings: dict) -> None:
+    """Write the trained parameters and the state that each optimizer has for them; a parameter not yet updated has none.
 
-    The last `keep` checkpoints stay. UserError where the disk is too full, before and while it is written; the old ones
-    are whole then. Several processes must all call this."""
+    UserError where the disk is too full, before and while it is written; the old ones are whole then. Several processes
+    must all call this.
+    """
     tensors = {f"parameter.{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
         for optimizer in optimizers:
@@ -67,33 +58,28 @@ def save_checkpoint(
     def check_room() -> None:
         free = shutil.disk_usage(folder).free
         if needed > free:
-            raise UserError(
-                f"the checkpoint of step {step} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left: {advice}"
-            )
+            sizes = f"needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left"
+            raise UserError(f"the checkpoint of step {step} {sizes}: {advice}")
 
     together(check_room)
     try:
-        if world_size() == 1:
-            write_file(folder, tensors, metadata, keep)
-        else:
-            write_folder(folder, tensors, metadata, keep)
+        (write_file if world_size() == 1 else write_folder)(Path(folder), tensors, metadata)
     except (OSError, SafetensorError) as error:
         why = " ".join(str(error).split())[:60]
         raise UserError(f"the checkpoint of step {step} could not be written to {folder} ({why}): {advice}") from None
 
 
-def write_file(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str], keep: int) -> None:
+def write_file(folder: Path, tensors: Parameters, metadata: dict[str, str]) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
 
-    def save_and_rotate(path: Path) -> None:
-        save_file(tensors, path, {**metadata, "sha256": checksum(tensors)})
-        rotate(folder, keep)  # `newest_whole` does without the first for a moment
+    def save_and_make_way(path: Path) -> None:
+        save_file(tensors, path, {**metadata, "sha256": checksum(tensors, metadata)})
+        make_way(folder)  # `newest_whole` does without the first for a moment
 
-    write_atomically(numbered(folder, 0), save_and_rotate)
-    forget(folder, keep)
+    write_atomically(places(folder, 0)[0], save_and_make_way)
 
 
-def write_folder(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, str], keep: int) -> None:
+def write_folder(folder: Path, tensors: Parameters, metadata: dict[str, str]) -> None:
     """Each process writes its rows, into a folder that gets its name when all of them are there."""
     new, final = folder / "checkpoint.new", places(folder, 0)[1]
 
@@ -104,27 +90,21 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, s
 
     def end() -> None:
         if is_first():
-            rotate(folder, keep)
+            make_way(folder)
             os.replace(new, final)
-            forget(folder, keep)
 
     together(begin)
     write_shards(new, tensors, metadata)
     together(end)
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Give each checkpoint the number of the one before it."""
-    for age in range(keep, 0, -1):
-        for newer, older in zip(places(folder, age - 1), places(folder, age), strict=True):
-            remove(older)
-            if newer.exists():
-                os.replace(newer, older)
-
-
-def forget(folder: Path, keep: int) -> None:
-    for path in places(folder, keep):
-        remove(path)
+def make_way(folder: Path) -> None:
+    """Let the newest checkpoint become the one before it."""
+    newest = [path for path in places(folder, 0) if path.exists()]
+    for old in places(folder, 1) if newest else ():
+        remove(old)
+    for path in newest:
+        os.replace(path, places(folder, 1)[places(folder, 0).index(path)])
 
 
 def remove(path: Path) -> None:
@@ -134,23 +114,35 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def checksum(tensors: Parameters, metadata: dict[str, str]) -> str:
+    """SHA-256 of the metadata, and of all names, types and numbers."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------ going on
 def load_checkpoint(
-    folder: Path, parameters: dict[str, Tensor], optimizers: list, settings: dict, defaults: dict | None = None
+    folder: Path, parameters: Parameters, optimizers: list, settings: dict, defaults: dict | None = None
 ) -> int:
     """Give every parameter and its optimizer state back; the number of steps done. UserError for a run with other
     settings.
 
-    A setting that the file does not have is younger than the file, which was made as `defaults` say. One process or
-    several may have written it, and any number may read it."""
+    A setting that the file does not have is younger than the file, which was made as `defaults` say; "start" is only
+    kept, since "frozen" tells what it holds. One process or
+    several may have written it, and any number may read it.
+    """
     path, metadata, tensors = newest_whole(folder)
     stored = {**(defaults or {}), **json.loads(metadata["settings"])}
-    different = [
-        f"{name} {stored.get(name)!r}, not {value!r}" for name, value in settings.items() if stored.get(name) != value
-    ]
+    different = [name for name, value in settings.items() if stored.get(name) != value and name != "start"]
+    if different == ["frozen"]:
+        raise UserError(f"{folder} holds a run that was started from other weights: give it the same ones")
     if different:
-        raise UserError(
-            f"{folder} holds a run with {'; '.join(different[:3])}: resume it as it was begun, or choose another --out"
-        )
+        words = "; ".join(f"{name} {stored.get(name)!r}, not {settings[name]!r}" for name in different[:3])
+        raise UserError(f"{folder} holds a run with {words}: resume it as it was begun, or choose another --out")
     if path.is_dir():
         tensors = from_shards(path, parameters)
     missing = [name for name in parameters if f"parameter.{name}" not in tensors]
@@ -169,7 +161,7 @@ def load_checkpoint(
     return int(metadata["step"])
 
 
-def from_shards(path: Path, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def from_shards(path: Path, parameters: Parameters) -> Parameters:
     """The checkpoint's tensors, of which each process reads the rows that it holds of the parameter."""
     tensors = {}
     for name, shape in names_in(path).items():
@@ -187,13 +179,13 @@ def split_name(name: str) -> tuple[str, str, str]:
     return kind, key, of
 
 
-def newest_whole(folder: Path) -> tuple[Path, dict[str, str], dict[str, Tensor]]:
+def newest_whole(folder: Path) -> tuple[Path, dict[str, str], Parameters]:
     """(path, metadata, tensors) of the newest checkpoint that can be read, saying so if it is not the newest; UserError
     if there is none.
 
     The tensors of a folder are not read yet.
     """
-    present = [path for age in range(MOST_KEPT) for path in places(folder, age) if path.exists()]
+    present = [path for age in (0, 1) for path in places(folder, age) if path.exists()]
     if not present:
         raise UserError(f"there is nothing to go on from in {folder}: it has no {FILE}")
     damaged = None
@@ -209,18 +201,19 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, str], dict[str, Tensor]]
     raise damaged
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(metadata, tensors) of one file, or (metadata, {}) of a folder.
-
-    UserError if it cannot be read, or is not what was written.
+def read_checkpoint(path: Path) -> tuple[dict[str, str], Parameters]:
+    """(metadata, tensors) of one file, or (metadata, {}) of a folder. UserError if it cannot be read, or is not what
+    was written.
     """
     try:
         if path.is_dir():
             return read_metadata(path), {}
         with safe_open(path, "pt") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        if metadata.get("sha256", "") not in ("", checksum(tensors)):  # older files have none
+            metadata, names = file.metadata() or {}, list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+        if metadata.pop("sha256", None) != checksum(tensors, metadata):
             raise ValueError("its checksum is another one")
         return metadata, tensors
     except Exception as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); remove it and start again") from None
+        why = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read ({why}); remove it and start again") from None

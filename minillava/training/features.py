@@ -1,7 +1,8 @@
 """The vision tower's features of every picture, on disk: where the tower is frozen, it has to look at each picture once
 and never again.
 
-    FOLDER/<what made them>/<shard>.safetensors        features (P, C) by the SHA-256 of the picture's file
+    FOLDER/<what made them>/<shard>.safetensors        features (P, C), named by the SHA-256 of the picture's file
+                                                       and a checksum of their own
 
 Nothing here can be stale. A picture's key is its bytes, hashed again at each use; the name of the inner folder is the
 hash of all else that features depend on: the tower's weights, shape and layer, how pictures are prepared, and the
@@ -11,6 +12,7 @@ where products run in bfloat16, so that nothing is rounded twice, else float32."
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from multiprocessing.pool import ThreadPool
@@ -28,7 +30,7 @@ from minillava.files import read_file, write_atomically
 from minillava.inputs.image import open_image
 from minillava.inputs.processor import Processor
 from minillava.model import Llava
-from minillava.training.run import autocast, product_dtype
+from minillava.training.precision import autocast, product_dtype
 
 VERSION = 1  # to be raised when the tower or the preprocessing computes something else from the same files
 SHARD_BYTES, AT_ONCE = 1 << 28, 32  # what a file holds at most, and how many pictures the tower looks at together
@@ -57,13 +59,13 @@ class FeatureCache:
         self.folder = Path(folder) / fingerprint(self.tower, processor, self.stored)[:24]
         self.shards = self._index()
 
-    def _index(self) -> dict[str, Path]:
-        """The shard of each key. A file that cannot be read is as if it were not there."""
+    def _index(self) -> dict[str, tuple[Path, str]]:
+        """The shard of each key, and its name there. A file that cannot be read is as if it were not there."""
         shards = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
-                    shards |= dict.fromkeys(file.keys(), path)
+                    shards |= {name.partition(".")[0]: (path, name) for name in list(file.keys())}
             except (SafetensorError, OSError):
                 print(f"{path} cannot be read: its features are computed again")
         return shards
@@ -83,18 +85,9 @@ class FeatureCache:
     def _fill(self, pictures: list[Path], workers: int, skip_broken: bool) -> None:
         hidden = None if is_first() else True
         with ThreadPool(max(1, workers)) as pool:
-            keys = dict(
-                zip(
-                    tqdm(
-                        pool.imap(key_of, pictures, 16),
-                        "hashing the pictures",
-                        len(pictures),
-                        leave=False,
-                        disable=hidden,
-                    ),
-                    pictures,
-                )
-            )
+            hashed = pool.imap(key_or_none if skip_broken else key_of, pictures, 16)
+            shown = tqdm(hashed, "hashing the pictures", len(pictures), leave=False, disable=hidden)
+            keys = {key: picture for key, picture in zip(shown, pictures, strict=True) if key}
             missing = [(key, path) for key, path in keys.items() if key not in self.shards]
             if not missing:
                 return print(f"the features of all {len(pictures)} pictures are in {self.folder}")
@@ -114,7 +107,8 @@ class FeatureCache:
         # about as many in the other processes
         num_missing, num_pictures = num_missing * world_size(), num_pictures * world_size()
         needed, free = num_missing * each, shutil.disk_usage(self.folder).free
-        line = f"the features of {num_missing} of {num_pictures} pictures take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
+        takes = f"take {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
+        line = f"the features of {num_missing} of {num_pictures} pictures {takes}"
         if needed + SPARE > free:
             raise UserError(f"{line}: leave out --cache-features, or name a folder on another disk")
         print(f"{line} in {self.folder}")
@@ -126,17 +120,15 @@ class FeatureCache:
             pixels = pool.map(lambda pair: self._pixels(*pair, skip_broken), some)
             keys = [key for (key, _), pixel_values in zip(some, pixels, strict=True) if pixel_values is not None]
             if keys:
-                looked_at = self._look(
-                    torch.cat([pixel_values for pixel_values in pixels if pixel_values is not None])
-                )  # (N, P, C)
-                features |= zip(keys, (one.clone() for one in looked_at), strict=True)
+                looked_at = self._look(torch.cat([one for one in pixels if one is not None]))  # (N, P, C)
+                features |= {f"{key}.{checksum(one)}": one.clone() for key, one in zip(keys, looked_at, strict=True)}
         if features:
             path = self.folder / f"{hashlib.sha256(''.join(features).encode()).hexdigest()[:24]}.safetensors"
             try:
                 write_atomically(path, lambda temporary: save_file(features, temporary))
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-            self.shards |= dict.fromkeys(features, path)
+            self.shards |= {name.partition(".")[0]: (path, name) for name in features}
 
     def _pixels(self, key: str, path: Path, skip_broken: bool) -> Tensor | None:
         try:
@@ -164,15 +156,31 @@ class FeatureCache:
         if key not in self.shards:
             open_image(picture)  # a broken picture is told in its own words
             raise UserError(f"{picture} was changed after its features were computed: start again with --resume")
+        path, name = self.shards[key]
         try:
-            with safe_open(self.shards[key], "pt") as file:
-                return {"vision_features": file.get_tensor(key)[None]}  # (1, P, C)
+            with safe_open(path, "pt") as file:
+                features = file.get_tensor(name)  # (P, C)
+            if name != f"{key}.{checksum(features)}":
+                raise OSError("changed on the disk")
+            return {"vision_features": features[None]}  # (1, P, C)
         except (SafetensorError, OSError):
-            raise UserError(f"{self.shards[key]} cannot be read any more: start again with --resume") from None
+            raise UserError(f"{path} is damaged: remove it, and --resume computes its features again") from None
 
 
 def key_of(picture: Path) -> str:
     return hashlib.sha256(read_file(picture)).hexdigest()
+
+
+def key_or_none(picture: Path) -> str | None:
+    """None for a file that cannot be read."""
+    try:
+        return key_of(picture)
+    except UserError:
+        return None
+
+
+def checksum(features: Tensor) -> str:
+    return f"{zlib.crc32(features.contiguous().view(torch.uint8).numpy()):08x}"
 
 
 def fingerprint(tower, processor: Processor, stored: torch.dtype) -> str:

@@ -1,28 +1,56 @@
-"""The loss of next-token prediction without ever keeping all logits.
+"""The loss of next-token prediction: the mean cross-entropy of the supervised tokens.
 
-LLaMA-7B's logits of 2,048 tokens are 2,048 x 32,000 float32 numbers, 262 MB, and a naive loss keeps three such tensors:
-the logits, their softmax and its gradient. Here the head runs in chunks of the supervised tokens, and each chunk's
-gradient is computed at once, so that its logits can be forgotten before the next."""
+The head runs on the supervised positions alone. Where even their logits are too many, it runs on chunks of them:
+LLaMA-7B's logits of 2,048 tokens are 2,048 x 32,000 float32 numbers, 262 MB, and a naive loss keeps three such tensors,
+the logits, their softmax and its gradient. There each chunk's gradient is computed at once, and its logits are
+forgotten before the next.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minillava.inputs.conversation import IGNORE_INDEX
 
-MANY_LOGITS = 1 << 25  # logits, supervised or not, from which it is worth the trouble
+MANY_LOGITS = 1 << 25  # logits, supervised or not, from which chunks are worth the trouble
 CHUNK = 1 << 23  # logits that are held at once: 32 MB in float32
 
 
-def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """What `loop.next_token_loss` computes: mean cross-entropy of the supervised tokens, inputs_embeds (B, T, C),
-    labels (B, T).
+def supervised_logits(
+    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits (tokens, V) in float32 and targets (tokens,) of the supervised tokens: position t predicts label t + 1.
+
+    inputs_embeds (B, T, C), labels (B, T) with -100 where there is no loss.
+    """
+    hidden, targets = supervised_states(language_model, inputs_embeds, labels, attention_mask)
+    return language_model.logits(hidden).float(), targets
+
+
+def supervised_states(language_model, inputs_embeds, labels, attention_mask) -> tuple[Tensor, Tensor]:
+    """The hidden states (tokens, C) from which the supervised tokens are predicted, and these, (tokens,).
+
+    Raises ValueError where no token is supervised.
     """
     hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
-    supervised = labels[:, 1:] != IGNORE_INDEX  # (B, T - 1)
+    targets = labels[:, 1:]
+    supervised = targets != IGNORE_INDEX  # (B, T - 1)
     if not supervised.any():
         raise ValueError("no token of this batch is supervised: every label is -100")
+    return hidden[:, :-1][supervised], targets[supervised]
+
+
+def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None):
+    """Mean cross-entropy of the supervised tokens. Raises ValueError where no token is supervised."""
+    logits, targets = supervised_logits(language_model, inputs_embeds, labels, attention_mask)
+    return F.cross_entropy(logits, targets)
+
+
+def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """The same, without ever keeping all logits."""
+    hidden, targets = supervised_states(language_model, inputs_embeds, labels, attention_mask)
     head = language_model.embed_tokens if language_model.lm_head is None else language_model.lm_head
-    return ChunkedCrossEntropy.apply(hidden[:, :-1][supervised], head.weight, labels[:, 1:][supervised])
+    return ChunkedCrossEntropy.apply(hidden, head.weight, targets)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

@@ -1,19 +1,35 @@
-"""Packing: several samples in a row of the batch, one after the other, so that next to nothing is padding.
+"""Which samples go together: batches of like length, a sample a row or several packed into one.
 
-Attention stays inside each sample: their tokens are numbered 1, 1, 2, 2, 2, ... in attention_mask
-(language_model.sample_starts). Positions go on from sample to sample, which changes nothing, since RoPE is relative.
-The last token of a sample must not learn to predict the first of the next one, so a row's samples begin with a label of
--100."""
+Packed, next to nothing is padding: a row holds one sample after the other, and each sees itself alone (tensors.py).
+"""
 
 import heapq
 from collections.abc import Callable
-from dataclasses import replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from minillava.inputs.conversation import IGNORE_INDEX, Encoded
-from minillava.training.samples import LengthGroups, collate, evenly_cut
+from minillava.training.samples import Group
+
+
+def arrange(samples: list, length: Callable[[object], int], num_batches: int, capacity: int = 0) -> list[list[list]]:
+    """The samples of a group as its batches, lists of rows of like length: a sample a row, or with a `capacity` in
+    tokens several packed into one.
+    """
+    if capacity:
+        return evenly_cut(pack(samples, length, capacity, num_batches), num_batches)
+    return evenly_cut([[sample] for sample in sorted(samples, key=length)], num_batches)
+
+
+def batches_of(group: Group, samples: list, length: Callable[[object], int], capacity: int = 0) -> list[list[list]]:
+    """The same in the order of the group's steps, in which long and short ones are mixed."""
+    batches = arrange(samples, length, group.num_batches, capacity)
+    return [batches[i] for i in np.random.default_rng(group.key).permutation(group.num_batches)]
+
+
+def evenly_cut(items: list, parts: int) -> list[list]:
+    """`items` in order, in `parts` parts whose sizes differ by at most one."""
+    edges = [len(items) * i // parts for i in range(parts + 1)]
+    return [items[edges[i] : edges[i + 1]] for i in range(parts)]
 
 
 def pack(samples: list, length: Callable[[object], int], capacity: int, multiple: int = 1) -> list[list]:
@@ -22,7 +38,8 @@ def pack(samples: list, length: Callable[[object], int], capacity: int, multiple
 
     There are as few rows as a multiple of `multiple` allows. The longest sample that is left goes to the row that is
     still the shortest (Graham, Bounds on Multiprocessing Timing Anomalies, 1969): a batch is padded to its longest row,
-    so equal rows matter more than full ones."""
+    so equal rows matter more than full ones.
+    """
     ordered = sorted(samples, key=length, reverse=True)
     capacity = max(capacity, length(ordered[0]) if ordered else 0)
     fewest = -(-sum(map(length, samples)) // capacity)
@@ -36,37 +53,3 @@ def pack(samples: list, length: Callable[[object], int], capacity: int, multiple
         if max(tokens for tokens, _, _ in rows) <= capacity:
             return [row for _, _, row in sorted(rows) if row]
         num_rows += multiple
-
-
-class Packs(LengthGroups):
-    """The batches of a training by step, each a list of rows of packed samples: about as many samples a step as without
-    packing, in fewer rows.
-    """
-
-    def __init__(
-        self, samples_of: Callable[[int], list], length: Callable[[object], int], capacity: int, group: int = 8
-    ):
-        super().__init__(samples_of, length, group)
-        self.capacity = capacity
-
-    def arrange(self, samples: list) -> list[list]:
-        """Rows of like length to a batch, and as many to each."""
-        return evenly_cut(pack(samples, self.length, self.capacity, self.group), self.group)
-
-
-def collate_rows(rows: list[list[Encoded]]) -> dict[str, Tensor]:
-    """Rows of one or more samples each, padded on the right: input_ids, labels and attention_mask (B, T) int64, as
-    `data.dataset.collate`.
-    """
-    batch = collate([_joined(row) for row in rows])
-    for numbers, row in zip(batch["attention_mask"], rows, strict=True):
-        lengths = torch.tensor([len(sample.input_ids) for sample in row])
-        numbers[: lengths.sum()] = torch.repeat_interleave(torch.arange(1, len(row) + 1), lengths)  # 1, 1, 2, 2, 2, ...
-    return batch
-
-
-def _joined(row: list[Encoded]) -> Encoded:
-    """A row's samples as one; the first label of each is no target."""
-    ids = [i for sample in row for i in sample.input_ids]
-    labels = [label for sample in row for label in (IGNORE_INDEX, *sample.labels[1:])]
-    return replace(row[0], input_ids=ids, labels=labels)

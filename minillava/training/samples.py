@@ -1,18 +1,17 @@
-"""Training samples: LLaVA's JSON with a folder of pictures, or scenes made as they are needed; and a batch of them as
-tensors.
+"""Training samples: LLaVA's JSON with a folder of pictures, or scenes made as they are needed; and their order.
 
 The JSON is the original's: a list of {"id", "image" (absent in text-only samples), "conversations": [{"from": "human" |
-"gpt", "value": ...}]}, the first question holding "<image>" once; records.py reads it. A sample is (turns, picture or
-None); which samples a step sees follows from seed and step alone."""
+"gpt", "value": ...}]}, the first question holding "<image>" once; data/records.py reads it. A sample is (turns, picture
+or None). Which samples a step sees follows from seed and step alone.
+"""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from minillava.data.questions import caption_request, conversation
@@ -20,7 +19,9 @@ from minillava.data.records import picture_name, read_records, read_turns, witho
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
 from minillava.files import check_name
-from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn
+from minillava.inputs.conversation import Turn
+
+GROUP = 8  # steps whose samples are sorted by length, or packed, together
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,25 @@ class Sample:
     picture: object = None  # a PIL image or a path; None in a text-only sample
 
 
-class SceneSamples:
-    """Endless scenes: stage 1 asks for a list or a description, stage 2 holds a conversation.
+@dataclass(frozen=True)
+class Group:
+    """The samples of a few steps, which are cut into batches of like length together."""
 
-    Sample i is the same on every machine.
+    key: tuple[int, ...]
+    indices: Sequence[int]
+    num_batches: int
+
+
+def endless_group(step: int, batch_size: int, seed: int) -> tuple[Group, int]:
+    """The group of a step among samples that never end, and the step's place in it."""
+    number, place = divmod(step, GROUP)
+    first = (seed << 32) + number * GROUP * batch_size
+    return Group((seed, number), range(first, first + GROUP * batch_size), GROUP), place
+
+
+class SceneSamples:
+    """Endless scenes: stage 1 asks for a list or a description, stage 2 holds a conversation. Sample i is the same on
+    every machine.
     """
 
     def __init__(self, stage: int):
@@ -43,9 +59,13 @@ class SceneSamples:
         scene = sample_scene(index)
         return Sample(self.make_turns(scene, np.random.default_rng([self.stage, index])), scene.render())
 
-    def indices(self, step: int, batch_size: int, seed: int) -> list[int]:
-        first = (seed << 32) + step * batch_size  # each seed has its own scenes
-        return list(range(first, first + batch_size))
+    def group(self, step: int, batch_size: int, seed: int, mixed: bool = True) -> tuple[Group, int]:
+        """The group of a step, and the step's place in it. Each seed has its own scenes."""
+        return endless_group(step, batch_size, seed)
+
+    def some(self, count: int, seed: int) -> list[int]:
+        """A few samples to show."""
+        return list(range((seed + 1) * count, (seed + 2) * count))
 
     def label(self, index: int) -> dict:
         """How a report names the sample."""
@@ -53,7 +73,11 @@ class SceneSamples:
 
 
 class Epochs:
-    """The order of samples that are used again and again: every one once an epoch, each epoch in an order of its own."""
+    """The order of samples that are used again and again: every one once an epoch, each epoch in an order of its own.
+
+    No batch reaches from one epoch into the next, so none holds a sample twice. A batch has pictures or has none, unless
+    they are `mixed`: one of text alone needs no vision tower, and is not padded to the length of a picture's tokens.
+    """
 
     def __init__(self, has_picture: np.ndarray):
         self.has_picture = has_picture  # (samples,) bool
@@ -62,22 +86,42 @@ class Epochs:
     def __len__(self) -> int:
         return len(self.has_picture)
 
-    def indices(self, step: int, batch_size: int, seed: int, pictures: bool | None = None) -> list[int]:
-        """The samples of a step; `pictures` chooses among those with a picture (True) or without one (False)."""
-        count = len(self) if pictures is None else int((self.has_picture == pictures).sum())
-        positions = range(step * batch_size, (step + 1) * batch_size)
-        return [int(self._order(seed, position // count, pictures)[position % count]) for position in positions]
+    def steps_per_epoch(self, batch_size: int, mixed: bool = False) -> int:
+        return sum(math.ceil(count / batch_size) for count in self._counts(mixed))
+
+    def _counts(self, mixed: bool) -> list[int]:
+        """How many samples share their batches: those with pictures and those without, or all."""
+        text_only = int((~self.has_picture).sum())
+        return [len(self)] if mixed or text_only in (0, len(self)) else [len(self) - text_only, text_only]
+
+    def group(self, step: int, batch_size: int, seed: int, mixed: bool = False) -> tuple[Group, int]:
+        """The group of a step, and the step's place in it. An epoch is cut into groups of at most `GROUP` steps."""
+        counts = self._counts(mixed)
+        epoch, place = divmod(step, self.steps_per_epoch(batch_size, mixed))
+        kind, steps = 0, [math.ceil(count / batch_size) for count in counts]
+        if len(counts) == 2:  # batches of text alone are evenly spread among the others
+            before, after = (at * steps[1] // sum(steps) for at in (place, place + 1))
+            kind, place = (1, before) if after > before else (0, place - before)
+        count, num_steps = counts[kind], steps[kind]
+        num_groups = math.ceil(num_steps / GROUP)
+        number = ((place + 1) * num_groups - 1) // num_steps
+        first, end = (num_steps * at // num_groups for at in (number, number + 1))  # its steps
+        order = self._order(seed, epoch, kind == 0 if len(counts) == 2 else None)
+        indices = order[count * first // num_steps : count * end // num_steps].tolist()
+        return Group((seed, epoch, kind, number), indices, end - first), place - first
 
     def _order(self, seed: int, epoch: int, pictures: bool | None) -> np.ndarray:
-        """The indices of one epoch, in its order. The last few are kept; two threads may ask, for batches and for
-        sample answers.
-        """
-        orders, key = self._orders, (seed, epoch, pictures)
-        if key not in orders:
+        """The indices of one epoch, in its order; of those with a picture (True), without (False), or all (None)."""
+        key = (seed, epoch, pictures)
+        if key not in self._orders:
             indices = np.arange(len(self)) if pictures is None else np.flatnonzero(self.has_picture == pictures)
-            orders = {**dict(list(orders.items())[-3:]), key: np.random.default_rng([seed, epoch]).permutation(indices)}
-            self._orders = orders
-        return orders[key]
+            order = np.random.default_rng([seed, epoch]).permutation(indices)
+            self._orders = {**dict(list(self._orders.items())[-3:]), key: order}  # the last few are kept
+        return self._orders[key]
+
+    def some(self, count: int, seed: int) -> list[int]:
+        """A few samples to show."""
+        return np.random.default_rng(seed).integers(len(self), size=count).tolist()
 
 
 class JsonSamples(Epochs):
@@ -86,7 +130,7 @@ class JsonSamples(Epochs):
     Everything that can be checked without opening the pictures is checked here, before the training starts.
     """
 
-    def __init__(self, path: str | Path, images: str | Path | None, skip_missing: bool = False):
+    def __init__(self, path: str | Path, images: str | Path | None, skip_broken: bool = False):
         self.records = read_records(Path(path))
         super().__init__(np.zeros(len(self.records), dtype=bool))
         self.images = Path(images) if images else None
@@ -107,9 +151,9 @@ class JsonSamples(Epochs):
             first, record = next(iter(missing.items()))
             count = f"{len(missing)} of {len(self.records)} pictures are"
             named = f"record {first} (id {str(record.get('id'))[:40]!r}): {picture_name(record)[:80]}"
-            if not skip_missing:
+            if not skip_broken:
                 raise UserError(
-                    f"{count} not in {self.images}, the first of {named}; --skip-missing leaves such records out"
+                    f"{count} not in {self.images}, the first of {named}; --skip-broken leaves such records out"
                 )
             print(f"{count} not in {self.images} and their records are left out, the first of {named}")
             self.leave_out(set(missing))
@@ -163,52 +207,3 @@ class FolderListings:
             except OSError:
                 self.names[folder] = set()
         return name in self.names[folder]
-
-
-class LengthGroups:
-    """The batches of a training by step, each of samples of like length, so that little is padding.
-
-    The samples of `group` steps are sorted by length together, cut into batches, and those taken in random order.
-    `samples_of(step)` gives a step's own samples, `length(sample)` how long one is; both depend on nothing else, so
-    every step's batch can be made again."""
-
-    def __init__(self, samples_of: Callable[[int], list], length: Callable[[object], int], group: int = 8):
-        self.samples_of, self.length, self.group, self._number = samples_of, length, group, None
-
-    def __getitem__(self, step: int) -> list:
-        number, place = divmod(step, self.group)
-        if number != self._number:
-            batches = self.arrange(
-                [sample for i in range(self.group) for sample in self.samples_of(number * self.group + i)]
-            )
-            self._number, self._batches = (
-                number,
-                [batches[i] for i in np.random.default_rng(number).permutation(self.group)],
-            )
-        return self._batches[place]
-
-    def arrange(self, samples: list) -> list[list]:
-        """The samples of a group as its batches, of which each is as good as any other."""
-        return evenly_cut(sorted(samples, key=self.length), self.group)
-
-
-def evenly_cut(items: list, parts: int) -> list[list]:
-    """`items` in order, in `parts` parts whose sizes differ by at most one."""
-    edges = [len(items) * i // parts for i in range(parts + 1)]
-    return [items[edges[i] : edges[i + 1]] for i in range(parts)]
-
-
-def collate(samples: list[Encoded]) -> dict[str, Tensor]:
-    """Rows padded on the right, with id 0, since no one looks there: input_ids, labels, attention_mask (B, T) int64."""
-    T = max(len(sample.input_ids) for sample in samples)
-    batch = {
-        "input_ids": torch.zeros(len(samples), T, dtype=torch.int64),
-        "labels": torch.full((len(samples), T), IGNORE_INDEX),
-        "attention_mask": torch.zeros(len(samples), T, dtype=torch.int64),
-    }
-    for row, sample in enumerate(samples):
-        length = len(sample.input_ids)
-        batch["input_ids"][row, :length] = torch.tensor(sample.input_ids)
-        batch["labels"][row, :length] = torch.tensor(sample.labels)
-        batch["attention_mask"][row, :length] = 1
-    return batch

@@ -7,6 +7,7 @@ storages the one for safetensors is used, since the others unpickle what they re
 """
 
 import hashlib
+import json
 import warnings
 from pathlib import Path
 
@@ -35,7 +36,12 @@ def write_shards(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, s
     for some in gather_objects(own_checksums(folder)):
         checksums |= some
     if is_first():
-        write_json(folder / SUMMARY, {**metadata, "sha256": checksums})
+        write_json(folder / SUMMARY, sealed({**metadata, "sha256": checksums}))
+
+
+def sealed(values: dict) -> dict:
+    """The same with a checksum of their own."""
+    return {**values, "seal": hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()}
 
 
 def own_checksums(folder: Path) -> dict[str, str]:
@@ -54,14 +60,12 @@ def checksum_of(path: Path) -> str:
 
 def read_metadata(folder: Path) -> dict[str, str]:
     """The metadata; UserError or ValueError, in all processes, where a file is missing or was changed."""
-    metadata = together(lambda: read_json(folder / SUMMARY))
+    found = together(lambda: read_json(folder / SUMMARY))
+    metadata = {name: value for name, value in found.items() if name != "seal"}
+    whole = found == sealed(metadata)
     checksums, known = own_checksums(folder), metadata.pop("sha256", None)
     held = set().union(*gather_objects(set(checksums)))
-    fits = (
-        isinstance(known, dict)
-        and held == set(known)
-        and all(known[name] == digest for name, digest in checksums.items())
-    )
+    fits = whole and held == set(known) and all(known[name] == digest for name, digest in checksums.items())
     if not gather(fits).all():
         raise ValueError("a file of it is missing or was changed")
     return metadata

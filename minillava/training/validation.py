@@ -18,11 +18,12 @@ from tqdm import tqdm
 from minillava.data.records import picture_name
 from minillava.distributed import gather, is_first
 from minillava.errors import UserError
-from minillava.inputs.conversation import Encoded
 from minillava.model import Llava
-from minillava.training.batches import Batches
-from minillava.training.run import autocast
-from minillava.training.samples import JsonSamples, evenly_cut
+from minillava.training.batches import Batches, Item
+from minillava.training.packing import evenly_cut
+from minillava.training.precision import autocast
+from minillava.training.samples import JsonSamples
+from minillava.training.tensors import to
 
 
 def split(samples: JsonSamples, share: float, seed: int) -> tuple[JsonSamples, JsonSamples]:
@@ -63,41 +64,34 @@ class Validation(Batches):
     """
 
     def __init__(self, samples: JsonSamples, training: Batches):
-        config = replace(training.config, pack=False, pack_length=0)
+        config = replace(training.config, pack=False)
         super().__init__(samples, training.processor, config, training.context, training.features)
         self.left_out = training.left_out  # one list for both, which the training's batches report
         order = np.lexsort((samples.num_bytes, samples.has_picture)).tolist()  # of like length
-        self.groups = Rounds(evenly_cut(order, -(-len(samples) // config.batch_size)), self._encoded)
+        self.of_round = evenly_cut(order, -(-len(samples) // config.batch_size))
         self.num_made = 0
+
+    def rows(self, step: int) -> list[list[Item]]:
+        return [[item] for item in self._items(self.of_round[step % len(self.of_round)])]
+
+    def close(self) -> None:
+        self.ahead.close()
 
     @torch.no_grad()
     def mean_loss(self, model: Llava, loss: Callable[[dict[str, Tensor]], Tensor]) -> float:
         """Over all supervised tokens of all records, each of which counts alike; `loss` gives the mean of a batch by
-        `model`.
+        `model`, which is left in evaluation mode. UserError where none of the records can be used.
         """
-        device, in_training = next(model.parameters()).device, [module for module in model.modules() if module.training]
+        device = next(model.parameters()).device
         model.eval()
         total, tokens = 0.0, 0
-        for _ in tqdm(self.groups.parts, desc="validating", leave=False, disable=None if is_first() else True):
-            parts, num_tokens = self.parts(self.num_made, model.config)
+        for _ in tqdm(self.of_round, desc="validating", leave=False, disable=None if is_first() else True):
+            parts, num_tokens = self.counted_parts(self.num_made, model.config)
             self.num_made += 1
             for part, count in parts:
                 with autocast(self.config.dtype, device):
-                    total += loss({name: tensor.to(device) for name, tensor in part.items()}).item() * count
+                    total += loss(to(part, device)).item() * count
             tokens += num_tokens
-        for module in in_training:
-            module.training = True
+        if not tokens:
+            raise UserError("none of the records for validation can be used")
         return gather(total).sum().item() / tokens
-
-
-class Rounds:
-    """The groups of endless steps over a few lists of indices.
-
-    Texts are tokenized again in each round, lest all of them stay in memory.
-    """
-
-    def __init__(self, parts: list[list[int]], encoded: Callable[[list[int]], list[tuple[Encoded, int]]]):
-        self.parts, self.encoded = parts, encoded
-
-    def __getitem__(self, step: int) -> list[tuple[Encoded, int]]:
-        return self.encoded(self.parts[step % len(self.parts)])
