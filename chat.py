@@ -16,12 +16,14 @@ import torch
 from minillava.arguments import Parser
 from minillava.errors import UserError, run, say
 from minillava.files import given_path
-from minillava.generation import check_options, generate, new_cache, text_config
-from minillava.inputs.conversation import TEMPLATES, encode, find_template
+from minillava.generation import check_options, end_ids, generate, new_cache, text_config, text_of
+from minillava.inputs.conversation import TEMPLATES, find_template
 from minillava.inputs.image import open_image
+from minillava.weights import DTYPES
 from minillava.weights.download import folder_or_download
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
+LONGEST_LINE = 16 * LONGEST  # characters
 HELP = """\
 /image PATH   look at another picture (a file or an http(s) URL), and start again
 /reset        forget what was said; the picture stays
@@ -33,16 +35,15 @@ class Conversation:
     """Turns about one picture, and the KV cache of what the model has read and said, so that nothing of it runs twice."""
 
     def __init__(self, model, processor, picture=None, **options):
-        self.model, self.processor, self.options = model, processor, options
+        self.model, self.processor = model, processor
+        self.options = {"eos_token_id": end_ids(model, processor), **options}
         self.cache = new_cache(model, 1, min(LONGEST, text_config(model).max_position_embeddings))
         self.look_at(picture)
 
     def look_at(self, picture) -> None:
         """Begin anew with this picture, or with none."""
-        self.image_inputs, self.image_tokens = (
-            self.processor.image_inputs(picture),
-            self.processor.count_image_tokens(picture),
-        )
+        self.image_inputs = self.processor.image_inputs(picture)
+        self.image_tokens = self.processor.count_image_tokens(picture)
         self.cached: list[int] = []  # the ids whose keys and values the cache holds
         self.lost_picture = False  # in a pipe: an /image failed, so that what follows would be about the wrong picture
         self.reset()
@@ -57,21 +58,20 @@ class Conversation:
         """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the
         question is withdrawn.
         """
-        ids, said = self._prompt(question), []
+        ids, said, answer = self._prompt(question), [], ""
         self.cache.truncate(common_prefix(self.cached, ids))
         try:
-            yield from self.processor.tokenizer.stream(self._ids(ids, said))
+            for piece in text_of(self.processor, self._ids(ids, said)):
+                answer += piece
+                yield piece
         finally:
             self.cached = (ids + said)[: self.cache.length]
-            if said:
-                self.turns += [("user", question), ("assistant", self.processor.tokenizer.decode(said))]
+            if answer:
+                self.turns += [("user", question), ("assistant", answer)]
 
     def _prompt(self, question: str) -> list[int]:
         """The ids of the whole conversation up to where the answer begins."""
-        processor, turns = self.processor, [*self.turns, ("user", question)]
-        ids = encode(
-            processor.tokenizer, processor.template, turns, self.image_tokens, add_generation_prompt=True
-        ).input_ids
+        ids = self.processor.encode([*self.turns, ("user", question)], self.image_tokens)
         if len(ids) >= self.cache.capacity:
             remedy = "/reset starts a new conversation" if self.turns else "ask something shorter"
             length = f"{len(ids)} tokens long, with its picture,"
@@ -82,9 +82,8 @@ class Conversation:
 
     def _ids(self, ids: list[int], said: list[int]) -> Iterator[int]:
         """The answer's ids, each noted in `said` as it comes."""
-        for token_id in generate(
-            self.model, torch.tensor([ids]), **self.image_inputs, cache=self.cache, **self.options
-        ):
+        inputs = {"input_ids": torch.tensor([ids]), **self.image_inputs}
+        for token_id in generate(self.model, **inputs, cache=self.cache, **self.options):
             said.append(token_id)
             yield token_id
 
@@ -112,7 +111,6 @@ def converse(conversation: Conversation) -> int:
     A mistake costs one line, not the conversation.
     """
     terminal, status = sys.stdin.isatty(), 0
-    sys.stdin.reconfigure(errors="replace")  # bytes that are no text are a question like any other
     if terminal:
         use_readline()
         print("Ask a question; /help lists the commands.")
@@ -135,9 +133,11 @@ def converse(conversation: Conversation) -> int:
 
 
 def next_line(terminal: bool) -> str | None:
-    """What is typed, or None at the end."""
+    """What is typed, or None at the end; of a line that is too long its beginning, one character too many."""
     try:
-        line = input("> ") + "\n" if terminal else sys.stdin.readline()
+        line = rest = input("> ") + "\n" if terminal else sys.stdin.readline(LONGEST_LINE + 1)
+        while rest and not rest.endswith("\n"):
+            rest = sys.stdin.readline(LONGEST_LINE)
     except (EOFError, OSError):  # the latter: a stdin that can only be written to
         return None
     return line.strip() if line else None
@@ -146,6 +146,8 @@ def next_line(terminal: bool) -> str | None:
 def obey(conversation: Conversation, line: str) -> None:
     """Answer a question, or do what a /command says."""
     command, _, rest = line.partition(" ")
+    if len(line) > LONGEST_LINE:
+        raise UserError(f"A line of more than {LONGEST_LINE:,} characters is left out: no conversation holds so much.")
     if not line:
         return
     if not command.startswith("/"):
@@ -232,14 +234,18 @@ def talk(flags) -> int:
         raise UserError("The question is empty.")
     if flags.template is not None:
         find_template(flags.template)
+    if flags.dtype not in ("auto", *DTYPES):
+        raise UserError(f"There is no dtype {flags.dtype!r}; there are auto, {', '.join(DTYPES)}.")
     if len(flags.image or ()) > 1:
         raise UserError(
             f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image."
         )
     picture = open_image(flags.image[0]) if flags.image else None
-    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
     folder = folder_or_download(flags.weights)
     model, processor = minillava.load(folder, flags.device, flags.dtype, flags.attention, flags.template, flags.vision)
+    template = find_template(processor.template)
+    if not template.asks:
+        say(f"note: the template {template.name} leaves questions out, for captions; --template v1 asks them.")
     if flags.question is not None:
         show(minillava.stream(model, processor, processor(flags.question, picture), **options))
         return 0

@@ -243,10 +243,8 @@ def learning_rate(step: int, config) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * share_done)) / 2
 
 
-def next_token_loss(
-    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
-) -> Tensor:
-    logits = language_model.logits(language_model.hidden_states(inputs_embeds, attention_mask)).float()
+def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None) -> Tensor:
+    logits = language_model.logits(language_model.hidden_states(inputs_embeds, start)).float()
     losses = []
     for b in range(labels.shape[0]):
         for t in range(labels.shape[1] - 1):

@@ -37,8 +37,8 @@ def attention(
     known = implementations()
     if implementation not in known:
         raise ValueError(f"attention {implementation!r} is not one of {', '.join(known)}")
-    options = {"causal": causal, "start": start} | ({} if past is None else {"past": past})
-    return known[implementation](q, k, v, **options)
+    options = {} if past is None else {"past": past}  # an exercise's function does not know it, and never meets it
+    return known[implementation](q, k, v, causal=causal, start=start, **options)
 
 
 def implementations() -> dict:
@@ -95,15 +95,14 @@ def sdpa_attention(q, k, v, *, causal, start=None, past=None):
 
 def sample_edges(start: Tensor) -> list[list[int]] | None:
     """Where the samples packed into each row begin, and where the last one ends; None if `start` (B, T) means something
-    else than such samples.
+    else than such samples. The device is asked once: all layers get the same tensor, which keeps the answer.
     """
-    edges = []
-    for row in start:
-        begins, lengths = row.unique_consecutive(return_counts=True)
-        edges.append([0, *lengths.cumsum(0).tolist()])
-        if begins.tolist() != edges[-1][:-1]:
-            return None
-    return edges
+    if not hasattr(start, "edges"):
+        rows = [row.unique_consecutive(return_counts=True) for row in start]
+        edges = [[0, *lengths.cumsum(0).tolist()] for _, lengths in rows]
+        samples = all(begins.tolist() == ends[:-1] for (begins, _), ends in zip(rows, edges, strict=True))
+        start.edges = edges if samples else None
+    return start.edges
 
 
 def sdpa_by_samples(q, k, v, edges):

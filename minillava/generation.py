@@ -8,7 +8,7 @@ The prompt runs once and fills the KV cache; from then on each step runs one pos
 so that the last position of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minillava.decode_graph import DecodeStep
-from minillava.distributed import world_size
+from minillava.decode_graph import can_be_recorded, recorded_step
 from minillava.errors import UserError
+from minillava.inputs.conversation import answer_end
 from minillava.kv_cache import KVCache
 
 
@@ -38,6 +38,12 @@ class Sampling:
         _expect("top_k", self.top_k, self.top_k >= 0, "0 (no limit) or more")
         _expect("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _expect("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more and below 2^63")
+
+
+_NO_NUMBERS = (
+    "The model's next words have no probabilities (NaN): its numbers are too large for {}, or its weights are damaged; "
+    "--dtype float32 holds the largest."
+)
 
 
 def _expect(name: str, value, fits: bool, allowed: str) -> None:
@@ -149,10 +155,31 @@ def generate_batch(
 
 
 def stream(model, processor, inputs: dict[str, Tensor], **options) -> Iterator[str]:
-    """Yield the answer's text, never half a character. `inputs` is what the processor gives; the options are
-    `generate`'s.
+    """Yield the answer's text, never half a character, up to its template's end. `inputs` is what the processor gives;
+    the options are `generate`'s.
     """
-    return processor.tokenizer.stream(generate(model, **inputs, **options))
+    return text_of(processor, generate(model, **inputs, **({"eos_token_id": end_ids(model, processor)} | options)))
+
+
+def text_of(processor, ids: Iterable[int]) -> Iterator[str]:
+    """The text of an answer's ids as they come, up to the template's end where that is no token but text."""
+    _, end = answer_end(processor.tokenizer, processor.template)
+    pieces = processor.tokenizer.stream(ids)
+    return before(pieces, end) if end else pieces
+
+
+def before(pieces: Iterable[str], end: str) -> Iterator[str]:
+    """The text before `end`, which may be spread over pieces: what may be its beginning is held back."""
+    held = ""
+    for piece in pieces:
+        text, found, _ = (held + piece).partition(end)
+        held = "" if found else next(end[:n] for n in range(len(end) - 1, -1, -1) if text.endswith(end[:n]))
+        if text := text.removesuffix(held):
+            yield text
+        if found:
+            return
+    if held:
+        yield held
 
 
 def answer(model, processor, image, question: str, **options) -> str:
@@ -173,9 +200,9 @@ def answer_all(
     for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
         rows = order[first : first + batch_size]
         batch = collate_prompts([processor(*questions[i]) for i in rows])
-        ids = generate_batch(model, **batch, max_new_tokens=max_new_tokens)
+        ids = generate_batch(model, **batch, max_new_tokens=max_new_tokens, eos_token_id=end_ids(model, processor))
         for i, answer in zip(rows, ids, strict=True):
-            answers[i] = processor.tokenizer.decode(answer).strip()
+            answers[i] = "".join(text_of(processor, answer)).strip()
     return answers
 
 
@@ -192,10 +219,12 @@ def _start(
     B, T = inputs["input_ids"].shape
     limit = min(max_new_tokens, _room(model, T))
     cache = new_cache(model, B, T + limit) if cache is None else cache
+    if cache.capacity < T:
+        raise ValueError(f"the KV cache holds {cache.capacity} positions, and the prompt has {T}")
     limit = min(limit, cache.capacity - T + 1)  # the last id does not run
     ends = text_config(model).eos_token_id if eos_token_id is None else eos_token_id
     inputs = {name: tensor.to(cache.keys.device) for name, tensor in inputs.items() if tensor is not None}
-    return _loop(model, inputs, cache, sampling, limit, {ends} if isinstance(ends, int) else set(ends))
+    return _loop(model, inputs, cache, sampling, limit, set(_as_list(ends)))
 
 
 def _loop(
@@ -208,14 +237,18 @@ def _loop(
     running = [True] * len(inputs["input_ids"])
     for step in range(limit):
         with torch.inference_mode():  # for each step alone: held over a yield, it would leak into the caller's code
-            # a graph cannot gather what several processes hold
-            if step == 1 and cache.keys.is_cuda and world_size() == 1:
-                forward = DecodeStep(model, cache).capture()
+            if step == 1 and can_be_recorded(cache):
+                forward = recorded_step(model, cache)
             logits = forward(**inputs)[:, -1].float()  # (B, V)
             if placeholder < logits.shape[-1]:
                 logits[:, placeholder] = -math.inf  # it stands for a picture, and an answer holds none
+            finite = logits.amax(-1).isfinite()  # (B,): a maximum keeps NaN
+            logits = logits.masked_fill(~finite[:, None], 0)
             ids = sample(logits, sampling.temperature, sampling.top_k, sampling.top_p, generator)  # (B,)
-        row_ids = ids.tolist()
+        row_ids, row_finite = torch.stack([ids, finite]).tolist()
+        if any(still and not finite for still, finite in zip(running, row_finite, strict=True)):
+            cache.recorded = None  # its memory holds NaN, too
+            raise UserError(_NO_NUMBERS.format(str(cache.keys.dtype).removeprefix("torch.")))
         running = [still and token_id not in ends for still, token_id in zip(running, row_ids, strict=True)]
         if not any(running):
             return
@@ -225,20 +258,23 @@ def _loop(
 
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
     """The inputs without what the cache already holds: the first positions, and the pictures whose placeholders are
-    among them.
+    among them. A picture of which it holds a part runs again as a whole.
     """
     input_ids = inputs["input_ids"]
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
-    rest = {**inputs, "input_ids": input_ids[:, cache.length :]}
-    is_image = input_ids == getattr(model.config, "image_token_id", -1)
-    held, total = int(is_image[:, : cache.length].sum()), int(is_image.sum())
-    for name in ("pixel_values", "image_sizes") if held else ():
-        if name in rest:
-            # pictures of one size take equally many placeholders
-            rest[name] = rest[name][len(rest[name]) * held // total :]
-            if not len(rest[name]):
+    placeholders = (input_ids[0] == getattr(model.config, "image_token_id", -1)).nonzero()[:, 0]
+    held, total = int((placeholders < cache.length).sum()), len(placeholders)
+    rest = dict(inputs)
+    if held and "pixel_values" in inputs:
+        pictures = len(inputs.get("image_sizes", inputs["pixel_values"]))
+        whole = held * pictures // total  # pictures of one size take equally many placeholders
+        if whole * total // pictures < held:
+            cache.truncate(int(placeholders[whole * total // pictures]))
+        for name in {"pixel_values", "image_sizes"} & set(inputs):
+            rest[name] = inputs[name][len(inputs[name]) * whole // pictures :]
+            if whole == pictures:
                 del rest[name]
-    return rest
+    return rest | {"input_ids": input_ids[:, cache.length :]}
 
 
 def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -266,10 +302,25 @@ def text_config(model):
     return getattr(model, "language_model", model).config
 
 
+def end_ids(model, processor) -> list[int]:
+    """The tokens that end an answer: the model's own, and that of the template."""
+    ends, _ = answer_end(processor.tokenizer, processor.template)
+    return [*_as_list(text_config(model).eos_token_id), *ends]
+
+
+def _as_list(ids: int | Iterable[int]) -> list[int]:
+    return [ids] if isinstance(ids, int) else list(ids)
+
+
 def new_cache(model, batch_size: int, capacity: int) -> KVCache:
-    """An empty cache of the model's shape, dtype and device."""
+    """An empty cache of the model's shape, dtype and device; UserError where memory has no room for it."""
     weight = getattr(model, "language_model", model).embed_tokens.weight
-    return KVCache(text_config(model), batch_size, capacity, weight.dtype, weight.device)
+    try:
+        return KVCache(text_config(model), batch_size, capacity, weight.dtype, weight.device)
+    except (RuntimeError, TypeError):  # the latter for a number of more than 64 bits
+        raise UserError(
+            f"There is no memory for the keys and values of {capacity} tokens: lower --max-new-tokens, or take a --dtype of two bytes."
+        ) from None
 
 
 def _room(model, length: int) -> int:

@@ -11,16 +11,15 @@ from minillava.config import TextConfig
 
 
 class KVCache:
-    # the positions before the new ones, where the device alone knows how many: see StaticKVCache
-    past: Tensor | None = None
+    past: Tensor | None = None  # the number of filled positions as a tensor, where that must stay on the device
 
     def __init__(self, config: TextConfig, batch_size: int, capacity: int, dtype=torch.float32, device="cpu"):
         shape = (config.num_hidden_layers, batch_size, config.num_key_value_heads, capacity, config.head_dim)
         self.keys = torch.empty(shape, dtype=dtype, device=device)  # (L, B, K, capacity, D)
         self.values = torch.empty(shape, dtype=dtype, device=device)  # (L, B, K, capacity, D)
         self.length = 0
-        # (B,): the first real position of each row, when a batch is padded on the left
-        self.start: Tensor | None = None
+        self.start: Tensor | None = None  # (B,): the first token of each row, in a batch padded on the left
+        self.recorded: tuple | None = None  # decode_graph.py's step on these keys and values
 
     @property
     def capacity(self) -> int:
@@ -42,30 +41,3 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Forget the positions from `length` on."""
         self.length = min(self.length, length)
-
-
-class StaticKVCache:
-    """A KVCache seen by a step whose shapes never change, as a CUDA graph needs them: one new position a row, and
-    `length` a tensor on the device.
-
-    It shares the other's keys and values, so the prompt that filled them need not run again. rope: cos and sin of every
-    position, (capacity, D) each."""
-
-    def __init__(self, cache: KVCache, rope: tuple[Tensor, Tensor]):
-        self.keys, self.values, self.start, self.rope = cache.keys, cache.values, cache.start, rope
-        self.length = torch.full((1,), cache.length, device=cache.keys.device)  # (1,)
-        for tensor in (self.keys, self.values):
-            # new memory may hold NaN, which a masked score plus NaN and a weight of 0 times NaN would be, too
-            tensor[:, :, :, cache.length :] = 0
-
-    @property
-    def past(self) -> Tensor:
-        return self.length
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, K, 1, D) at `length`; return the whole cache, (B, K, capacity, D), filled or not: attention
-        looks at `past`.
-        """
-        self.keys[layer].index_copy_(2, self.length, k)
-        self.values[layer].index_copy_(2, self.length, v)
-        return self.keys[layer], self.values[layer]

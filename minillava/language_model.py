@@ -56,9 +56,8 @@ def rope_frequencies(config: TextConfig) -> Tensor:
 
 def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tuple[Tensor, Tensor]:
     """cos and sin of position * frequency for the positions start..end-1: (T, D) each, its two halves alike."""
-    angles = torch.arange(start, end, dtype=torch.float32, device=device)[:, None] * frequencies.to(
-        device
-    )  # (T, D / 2)
+    positions = torch.arange(start, end, dtype=torch.float32, device=device)
+    angles = positions[:, None] * frequencies.to(device)  # (T, D / 2)
     angles = torch.cat([angles, angles], -1)  # (T, D)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -70,14 +69,6 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     first, second = x.chunk(2, -1)  # (B, H, T, D / 2) each
     return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
-
-
-def sample_starts(numbers: Tensor) -> Tensor:
-    """Where the sample of each token begins, in rows of packed samples numbered 1, 1, 2, 2, 2, ...: (B, T) -> (B, T)."""
-    begins = torch.ones_like(numbers, dtype=torch.bool)
-    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    positions = torch.arange(numbers.shape[1], device=numbers.device)
-    return (positions * begins).cummax(-1).values  # (B, T)
 
 
 class Attention(nn.Module):
@@ -97,6 +88,8 @@ class Attention(nn.Module):
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
+            if k.dtype != q.dtype:  # the cache keeps a type of its own
+                k, v = k.to(q.dtype), v.to(q.dtype)
         past = None if cache is None else cache.past
         x = attention(q, k, v, causal=True, implementation=implementation, start=start, past=past)
         return self.o_proj(x.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
@@ -142,40 +135,42 @@ class LanguageModel(nn.Module):
         )
         self.frequencies = rope_frequencies(config)  # (D / 2,): a constant, so neither a parameter nor in the files
 
-    def hidden_states(self, inputs_embeds, attention_mask=None, cache: KVCache | None = None):
-        """(B, T, C) -> (B, T, C), after the last norm. `attention_mask` (B, S) is 0 on padding, which may be on the
-        left or on the right.
+    def hidden_states(self, inputs_embeds, start: Tensor | None = None, cache: KVCache | None = None):
+        """(B, T, C) -> (B, T, C), after the last norm.
 
-        Padding on the right needs no mask, since attention is causal. Padding on the left is masked in attention; it
-        also shifts the row's positions, which changes nothing, since RoPE is relative. Without a cache, a row may hold
-        several samples packed one after the other, whose tokens are numbered 1, 2, 3, ... in the mask; each then sees
-        its own sample alone."""
-        past, T = (cache.length if cache else 0), inputs_embeds.shape[1]
-        start = cache.start if cache else None
-        if attention_mask is not None and not attention_mask[:, 0].all():
-            start = attention_mask.long().argmax(-1)  # (B,)
-            if cache:
-                cache.start = start
-        elif attention_mask is not None and cache is None and attention_mask.max() > 1:
-            start = sample_starts(attention_mask)  # (B, T)
-        if cache and cache.past is not None:
-            cos, sin = (table[cache.past] for table in cache.rope)  # (1, D)
-        else:
-            cos, sin = rope_tables(
-                self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device
-            )  # (T, D)
-        x = inputs_embeds
+        `start` int64 is the first position that each row (B,) or each query (B, T) may see; a cache keeps it for the
+        positions to come. What is not seen still shifts the positions of what is, which changes nothing, since RoPE is
+        relative."""
+        past, T = (0 if cache is None else cache.length), inputs_embeds.shape[1]
+        cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
+        if cache is not None:
+            cache.start = start = cache.start if start is None else start
+        hidden = self.run_layers(inputs_embeds, cos, sin, start, cache)
+        if cache is not None:
+            cache.length += T
+        return hidden
+
+    def run_layers(self, x, cos, sin, start, cache):
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, index, cache, start, self.attention)
-        if cache:
-            cache.length += T
-        return self.norm(x)
+        return self.norm(x)  # (B, T, C)
 
     def logits(self, hidden):
         weight = self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(hidden, weight)  # (..., V)
 
     def forward(self, input_ids, attention_mask=None, cache: KVCache | None = None, last_only: bool = False):
-        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position."""
-        hidden = self.hidden_states(self.embed_tokens(input_ids), attention_mask, cache)
+        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position. `attention_mask`: see `first_tokens`."""
+        hidden = self.hidden_states(self.embed_tokens(input_ids), first_tokens(attention_mask), cache)
         return self.logits(hidden[:, -1:] if last_only else hidden)
+
+
+def first_tokens(attention_mask: Tensor | None) -> Tensor | None:
+    """The position of each row's first token, (B, S) of 1 for a token and 0 for padding -> (B,); None without padding
+    on the left. Padding on the right needs no mask, since attention is causal.
+    """
+    if attention_mask is not None and (attention_mask > 1).any():
+        raise ValueError("attention_mask is 1 for a token and 0 for padding; packed samples are told by `start`")
+    if attention_mask is None or attention_mask[:, 0].all():
+        return None
+    return attention_mask.long().argmax(-1)

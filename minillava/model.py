@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minillava.anyres import arrange
 from minillava.config import LlavaConfig
 from minillava.kv_cache import KVCache
-from minillava.language_model import LanguageModel
+from minillava.language_model import LanguageModel, first_tokens
 from minillava.projector import Projector
 from minillava.vision import VisionTransformer, normal
 
@@ -77,8 +77,7 @@ class Llava(nn.Module):
         last_only: bool = False,
         image_sizes=None,
     ):
-        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position."""
-        hidden = self.language_model.hidden_states(
-            self.embed(input_ids, pixel_values, image_sizes), attention_mask, cache
-        )
+        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position. `attention_mask`: see `first_tokens`."""
+        embeds = self.embed(input_ids, pixel_values, image_sizes)  # (B, T, C)
+        hidden = self.language_model.hidden_states(embeds, first_tokens(attention_mask), cache)
         return self.language_model.logits(hidden[:, -1:] if last_only else hidden)

@@ -1,10 +1,14 @@
 """chat.py: one answer, a conversation that runs nothing twice, and one sentence for each mistake."""
 
 import io
+import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,8 @@ from test_generation import counted
 import chat
 from minillava import weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.errors import UserError, run
+from minillava.errors import UserError, run, shown
+from minillava.inputs.conversation import TEMPLATES
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
@@ -71,7 +76,7 @@ def test_the_answer_alone_on_stdout(folder, picture, loaded):
 
     result = command("--weights", folder, "--image", picture, "--max-new-tokens", 9, "what is this?", "--device", "cpu")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == answer(*loaded, picture, "what is this?", max_new_tokens=9) + "\n"
+    assert result.stdout == shown(answer(*loaded, picture, "what is this?", max_new_tokens=9)) + "\n"
 
 
 def test_options_reach_the_answer(folder, picture, capsys):
@@ -204,6 +209,71 @@ def test_after_a_picture_that_could_not_be_opened_nothing_is_said_of_the_old_one
     assert capsys.readouterr().out.count("\n") == 1  # the next picture is talked about
 
 
+@pytest.mark.parametrize("line", ["\N{CAT}" * 9_000_000, "/image " + "a" * 5_000_000, "x" * (chat.LONGEST_LINE + 1)])
+def test_a_line_that_is_too_long_is_told_before_it_is_read_whole(folder, picture, line, monkeypatch, capsys):
+    read, encode = [], Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, parts: read.append(parts) or encode(self, parts))
+    typed = f"what is this?\n{line}\nwhat is this?\n"
+    assert talk(folder, "--image", picture, typed=typed, monkeypatch=monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert (
+        err
+        == f"error: A line of more than {chat.LONGEST_LINE:,} characters is left out: no conversation holds so much.\n"
+        or (line.startswith("/image") and err.count("\n") == 2 and "could not be opened" in err)
+    )
+    assert max(len("".join(parts)) for parts in read) < 1000
+    assert out.count("\n") >= 1 and len(read) <= 4
+
+
+def test_the_longest_line_is_a_question_like_any_other(folder, monkeypatch, capsys):
+    for ending in ("\n", ""):
+        typed = "cat " * (chat.LONGEST_LINE // 4) + ending
+        assert talk(folder, typed=typed, monkeypatch=monkeypatch) == 2
+        assert "ask something shorter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", [None, "what is this?\n"])
+def test_a_template_that_leaves_the_question_out_says_so(folder, picture, typed, tmp_path, monkeypatch, capsys):
+    """Named by the flag or by the folder, for one question and for a conversation."""
+    question = ["what is this?"] if typed is None else []
+    shutil.copytree(folder, tmp_path / "stage1")
+    settings = tmp_path / "stage1" / "preprocessor_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "conversation_template": "plain"}))
+    for where in (["--weights", tmp_path / "stage1"], ["--template", "plain"]):
+        assert talk(folder, "--image", picture, *where, *question, typed=typed, monkeypatch=monkeypatch) == 0
+        _, err = capsys.readouterr()
+        assert err == "note: the template plain leaves questions out, for captions; --template v1 asks them.\n"
+    assert talk(folder, "--image", picture, *question, typed=typed, monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_conversation_ends_answers_at_its_templates_end(loaded, picture, monkeypatch):
+    """Which is no part of the turn; the next prompt holds it where the template puts it, once."""
+    model, processor = loaded
+    processor = replace(processor, template=replace(TEMPLATES["v0"], system=""))
+    said = processor.tokenizer.encode(["a cat###Human: no"])[0]
+    monkeypatch.setattr(chat, "generate", lambda *inputs, **options: iter(said))
+    conversation = chat.Conversation(model, processor, Image.open(picture), max_new_tokens=6)
+    assert "".join(conversation.ask("what is this?")) == "a cat"
+    assert conversation.turns == [("user", "what is this?"), ("assistant", "a cat")]
+
+
+def test_numbers_that_overflow_are_one_line(folder, picture, tmp_path, monkeypatch, capsys):
+    """In an answer and in a conversation, which goes on; the same function in float32 is well."""
+    model, processor = weights.load(folder, device="cpu", dtype="float32")
+    with torch.no_grad():
+        for layer in model.language_model.layers:
+            layer.mlp.up_proj.weight.mul_(1e6)
+            layer.mlp.down_proj.weight.div_(1e6)
+    weights.save(model, processor, tmp_path / "large")
+    where = ["--weights", tmp_path / "large", "--dtype", "float16", "--image", picture]
+    for more in ([], ["--temperature", "0.7"]):
+        one_line(talk(folder, *where, *more, "what is this?"), capsys, "--dtype float32")
+    assert talk(folder, *where, typed="what?\nwhat?\n", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err.count("error: The model's next words") == 2
+    assert talk(folder, "--weights", tmp_path / "large", "--dtype", "float32", "--image", picture, "what?") == 0
+
+
 def test_a_dragged_picture(folder, picture, tmp_path, monkeypatch, capsys):
     (tmp_path / "my pics").mkdir()
     path = tmp_path / "my pics" / "blue one.png"
@@ -295,7 +365,7 @@ def pictures(tmp_path) -> dict:
     cut.write_bytes(whole.getvalue()[:-600])
     Image.new("1", (20_000, 20_000)).save(bomb)
     said = {empty: "empty", text: "not a picture", cut: "cut short", bomb: "pixels"}
-    return {tmp_path / "nowhere.png": "cannot be read", tmp_path: "cannot be read", **said}
+    return {tmp_path / "nowhere.png": "cannot be read", tmp_path: "folder", **said}
 
 
 def test_bad_pictures(folder, tmp_path, capsys):
@@ -317,6 +387,8 @@ def one_line(status, capsys, said):
         (["--device", "cuda:99", "a"], "cuda:99"),
         (["--device", "toaster", "a"], "no device 'toaster'"),
         (["--dtype", "int3", "a"], "no dtype 'int3'"),
+        (["--dtype", "mapped", "a"], "no dtype 'mapped'; there are auto, float32"),
+        (["--dtype", "stored", "a"], "no dtype 'stored'"),
         (["--attention", "flash", "a"], "no attention 'flash'"),
         (["--temperature", "-1", "a"], "temperature must be"),
         (["--temperature", "nan", "a"], "temperature must be"),
@@ -345,8 +417,6 @@ def test_bad_arguments(folder, capsys, arguments, said):
 
 def test_bad_weights(folder, tmp_path, capsys):
     """weights.py's own table is in test_weights; here, that it comes out as one line."""
-    import shutil
-
     for name, spoil, said in (
         (
             "cut",
@@ -369,34 +439,52 @@ def test_a_mistake_of_the_command_line_as_a_process():
     assert result.stderr.startswith("chat.py: error: ") and result.stderr.count("\n") == 1
 
 
-def test_help_lists_the_options():
-    result = command("--help")
-    assert result.returncode == 0 and "--image" in result.stdout and "--temperature" in result.stdout
+def test_help_lists_the_options(folder, capsys):
+    assert talk(folder, "--help") == 0
+    out, err = capsys.readouterr()
+    assert "--image" in out and "--temperature" in out and not err
 
 
 # ------------------------------------------------------------ streams
+# chat.py's last lines around a main() that needs no model, and so no PyTorch.
+SMALL = f"""
+import runpy, sys
+errors = runpy.run_path({str(ROOT / "minillava" / "errors.py")!r})
+def main():
+    if "--sead" in sys.argv:
+        raise errors["UserError"]("unrecognized arguments: --sead")
+    question = sys.argv[1] if sys.argv[1:] else sys.stdin.readline()
+    if question.startswith("/"):
+        errors["say"]("error: There is no command")
+        return 2
+    if question:
+        print("A cat.")
+closed = sys.stdout is None
+sys.exit(errors["run"](main, "chat.py") or int(closed))
+"""
+
+
 def shell(line: str, folder, **options):
-    """A line of sh in which CHAT is the command with the folder."""
+    """A line of sh in which CHAT is the command with the folder, and SMALL the small one."""
     start = f"{sys.executable} {ROOT / 'chat.py'} --weights {folder} --device cpu --max-new-tokens 4"
-    return subprocess.run(
-        ["sh", "-c", line.replace("CHAT", start)], capture_output=True, text=True, timeout=300, cwd="/", **options
-    )
+    line = line.replace("CHAT", start).replace("SMALL", f"{sys.executable} -c {shlex.quote(SMALL)}")
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=300, cwd="/", **options)
 
 
 @pytest.mark.parametrize(
     ("line", "status"),
     [
-        ("CHAT <&-", 0),
+        ("SMALL <&-", 0),
         ("CHAT 0>/dev/null", 0),
-        ("CHAT 'what?' >&-", 1),
-        ("echo what? | CHAT >&-", 1),
-        ("CHAT 'what?' > /dev/full", 1),
-        ("echo what? | CHAT > /dev/full", 1),
-        ("CHAT --sead 2>&-", 2),
-        ("CHAT --sead 2>/dev/full", 2),
+        ("SMALL 'what?' >&-", 1),
+        ("echo what? | SMALL >&-", 1),
+        ("SMALL 'what?' > /dev/full", 1),
+        ("echo what? | SMALL > /dev/full", 1),
+        ("SMALL --sead 2>&-", 2),
+        ("SMALL --sead 2>/dev/full", 2),
+        ("echo /dance | SMALL 2>/dev/full", 2),
         ("CHAT 'what?' <&- >&- 2>&-", 1),
-        ("echo /dance | CHAT 2>/dev/full", 2),
-        ("env -u PYTHONUNBUFFERED CHAT --help > /dev/full", 1),
+        ("echo what? | CHAT > /dev/full", 1),
     ],
 )
 def test_closed_and_full_streams_are_quiet(folder, line, status):

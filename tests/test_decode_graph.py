@@ -2,15 +2,20 @@
 not record.
 """
 
+import weakref
+from functools import partial
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from minillava import generation
 from minillava.attention import attention
 from minillava.config import TextConfig
 from minillava.decode_graph import DecodeStep
 from minillava.generation import collate_prompts, new_cache
+from minillava.kv_cache import KVCache
 from minillava.language_model import LanguageModel
 from tests.conftest import prompt, relative_error
 
@@ -41,10 +46,10 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_steps_of_fixed_shape_equal_the_ordinary_ones(pair, attention):
+def test_steps_of_fixed_shape_equal_the_ordinary_ones(pair, attention, monkeypatch):
     """A left-padded batch with pictures, five tokens."""
     _, model = pair
-    model.language_model.attention = attention
+    monkeypatch.setattr(model.language_model, "attention", attention)
     batch = collate_prompts([prompt(range(3, 3 + length), seed=length) for length in (9, 5)])
     ids = torch.arange(10, 20).view(5, 2, 1)
     with torch.inference_mode():
@@ -56,9 +61,76 @@ def test_steps_of_fixed_shape_equal_the_ordinary_ones(pair, attention):
         step = DecodeStep(model, caches[1])
         for column in ids:
             assert relative_error(step(column), model(column, cache=caches[0])) < 2e-6
-    model.language_model.attention = "sdpa"
-    assert caches[0].length == caches[1].length == int(step.static_cache.length) == 14 + 5
+    assert caches[0].length == caches[1].length == 14 + 5
     assert relative_error(caches[1].keys[..., :19, :], caches[0].keys[..., :19, :]) < 2e-6
+
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("autocast", [None, *HALVES], ids=str)
+@pytest.mark.parametrize("held", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("weights", ["one type", "frozen ones in half"])
+def test_every_type_decodes(attention, autocast, held, weights):
+    """Whatever type the weights, the products and the cache are of, both kinds of step say what the whole prompt says."""
+    torch.manual_seed(0)
+    model = LanguageModel(CONFIG, attention)
+    if weights == "frozen ones in half":  # as a training holds them, which always runs under autocast
+        autocast = autocast or torch.bfloat16
+        model.embed_tokens.to(autocast)
+        model.layers[1].to(autocast)
+    else:
+        model.to(held if autocast is None else torch.float32)
+    ids = torch.arange(3, 15)[None]
+    with torch.inference_mode(), torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        whole = model(ids)
+        own = new_cache(model, 1, 12)
+        for cache in (own, KVCache(CONFIG, 1, 12, held)):
+            for kind in ("ordinary", "static"):
+                cache.truncate(0)
+                first = model(ids[:, :8], cache=cache)
+                step = DecodeStep(model, cache) if kind == "static" else partial(model, cache=cache)
+                logits = torch.cat([first, *(step(ids[:, t : t + 1]).clone() for t in range(8, 12))], 1)
+                assert logits.dtype == whole.dtype
+                assert relative_error(logits.float(), whole.float()) < (
+                    1e-5 if whole.dtype == held == torch.float32 else 0.05
+                )
+
+
+def test_a_step_is_recorded_once_for_a_conversation(pair, monkeypatch):
+    """The answers after the first go on with it, from wherever they begin; another cache has a step of its own."""
+    _, model = pair
+    recorded = []
+    monkeypatch.setattr(generation, "can_be_recorded", lambda cache: True)
+    monkeypatch.setattr(DecodeStep, "capture", lambda step: recorded.append(step) or step)
+    cache, ids = new_cache(model, 1, 64), prompt(range(3, 12))
+    for extra in [[], [2, 7, 9], [5]]:
+        inputs = {**ids, "input_ids": torch.cat([ids["input_ids"], torch.tensor([extra], dtype=torch.int64)], 1)}
+        with monkeypatch.context() as patch:
+            patch.setattr(generation, "can_be_recorded", lambda cache: False)
+            expected = list(generation.generate(model, **inputs, max_new_tokens=6, eos_token_id=[]))
+        cache.truncate(ids["input_ids"].shape[1])
+        assert list(generation.generate(model, **inputs, max_new_tokens=6, eos_token_id=[], cache=cache)) == expected
+        assert len(recorded) == 1
+    list(generation.generate(model, **inputs, max_new_tokens=6, eos_token_id=[], cache=new_cache(model, 1, 64)))
+    assert len(recorded) == 2
+    list(
+        generation.generate(
+            model.language_model, torch.tensor([[5, 6]]), max_new_tokens=6, eos_token_id=[], cache=cache
+        )
+    )
+    assert len(recorded) == 3, "the step of another model"
+
+
+def test_a_cache_and_its_step_are_freed_at_once(pair):
+    """They are what takes memory, and the garbage collector may come late."""
+    _, model = pair
+    cache = new_cache(model, 1, 20)
+    cache.recorded = (model, None, DecodeStep(model, cache))
+    keys = weakref.ref(cache.keys)
+    del cache
+    assert keys() is None
 
 
 def test_many_queries_after_a_past_that_is_a_tensor():

@@ -9,6 +9,8 @@ from conftest import IMAGE, prompt
 from minillava.errors import UserError
 from minillava.generation import (
     Sampling,
+    answer_all,
+    before,
     collate_prompts,
     generate,
     generate_batch,
@@ -16,7 +18,9 @@ from minillava.generation import (
     keep_top_p,
     new_cache,
     sample,
+    stream,
 )
+from minillava.inputs.tokenizer import Tokenizer
 
 NEVER = 10_000  # an end token that no model says
 
@@ -93,6 +97,38 @@ def test_the_second_picture_alone_is_encoded_when_the_cache_holds_the_first(pair
     )
     counts = counted(ours, monkeypatch)
     assert ids_of(ours, two, cache=cache) == expected and counts["pictures"] == 1
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 7, 9, 11])
+def test_a_cache_that_ends_inside_a_picture(pair, length):
+    """The pictures' placeholders are the positions 1 to 4 and 5 to 8: what is cut runs again as a whole."""
+    _, ours = pair
+    two, cache = prompt(range(3, 12), pictures=2), new_cache(ours, 1, 64)
+    expected = ids_of(ours, two, cache=cache)
+    cache.truncate(length)
+    assert ids_of(ours, two, cache=cache) == expected
+
+
+def test_a_prompt_that_ends_in_a_picture_is_asked_again(pair):
+    """As in the template plain: the last position has to run again, and it is a part of the picture."""
+    _, ours = pair
+    inputs, cache = prompt(text_ids=()), new_cache(ours, 1, 64)
+    assert ids_of(ours, inputs, cache=cache) == ids_of(ours, inputs, cache=cache)
+
+
+def test_a_cache_that_is_too_small_for_the_prompt_is_an_error_at_once(pair):
+    _, ours = pair
+    T = prompt()["input_ids"].shape[1]
+    for capacity in (3, T - 1):
+        with pytest.raises(ValueError, match=f"holds {capacity} positions, and the prompt has {T}"):
+            generate(ours, **prompt(), cache=new_cache(ours, 1, capacity))  # no next()
+    assert len(ids_of(ours, prompt(), cache=new_cache(ours, 1, T))) == 1
+
+
+@pytest.mark.parametrize("capacity", [10**16, 2**62, 10**30])
+def test_a_cache_that_does_not_fit_into_memory(pair, capacity):
+    with pytest.raises(UserError, match="lower --max-new-tokens"):
+        new_cache(pair[1], 1, capacity)
 
 
 def test_pictures_that_do_not_fit_the_prompt(pair):
@@ -183,6 +219,32 @@ def test_the_model_cannot_say_a_picture(pair, monkeypatch):
     assert IMAGE not in ids_of(ours, prompt())
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_numbers_that_overflow_are_told(pair, monkeypatch, wrong, temperature):
+    """One of them is enough, at whichever token; a row that has ended may say what it likes."""
+    _, ours = pair
+    logits, steps = ours.language_model.logits, []
+    rows = collate_prompts([prompt(range(3, 3 + length), seed=length) for length in (11, 4)])
+    ends = [generate_batch(ours, **rows, max_new_tokens=1, eos_token_id=NEVER)[0][0]]  # what the first row says first
+    options = dict(temperature=temperature, seed=0, max_new_tokens=6)
+
+    def overflowing(hidden):
+        steps.append(1)
+        out = logits(hidden).clone()
+        out[0, -1, 7] = wrong if len(steps) == 3 else out[0, -1, 7]
+        return out
+
+    monkeypatch.setattr(ours.language_model, "logits", overflowing)
+    ids = generate(ours, **prompt(), eos_token_id=NEVER, **options)
+    assert [next(ids), next(ids)]
+    with pytest.raises(UserError, match="too large for float32, or its weights are damaged; --dtype"):
+        next(ids)
+    steps.clear()
+    if temperature == 0:
+        assert generate_batch(ours, **rows, eos_token_id=ends, **options)[0] == []
+
+
 def test_inference_mode_does_not_leak_over_a_yield(pair):
     _, ours = pair
     for _ in generate(ours, **prompt(), max_new_tokens=3, eos_token_id=NEVER):
@@ -199,6 +261,83 @@ def test_the_context_ends_the_answer(pair):
     assert len(ids_of(ours, prompt(), cache=new_cache(ours, 1, 10), max_new_tokens=50)) == 3
     with pytest.raises(UserError, match=r"128 tokens long .* context is 128"):
         ids_of(ours, {"input_ids": torch.ones(1, context, dtype=torch.int64)})
+
+
+# ------------------------------------------------------------ the end of an answer
+@pytest.mark.parametrize("cut", [1, 2, 3, 99])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A cat.###Human: no", "A cat."),
+        ("A ## cat # ####", "A ## cat # "),
+        ("A cat.##", "A cat.##"),
+        ("###", ""),
+        ("", ""),
+        ("A cat", "A cat"),
+    ],
+)
+def test_text_before_an_end(text, said, cut):
+    """However it is cut into pieces; what is shown is never taken back."""
+    pieces = [text[i : i + cut] for i in range(0, len(text), cut)]
+    assert "".join(before(iter(pieces), "###")) == said
+    shown = ""
+    for piece in before(iter(pieces), "###"):
+        assert piece
+        shown += piece
+        assert said.startswith(shown)
+
+
+def test_what_may_still_become_the_end_is_held_back_and_no_more():
+    pieces = before(iter(["A", " #", "#", " b", "#", "##", "never"]), "###")
+    assert list(pieces) == ["A", " ", "## b"]
+
+
+class Words:
+    """A processor of a small tokenizer, with or without the control tokens of chatml."""
+
+    def __init__(self, template, *controls):
+        self.tokenizer = Tokenizer.train(["user: what is a cat? yes no ### <|im_end|>\n"] * 3, 300)
+        self.tokenizer = self.tokenizer.extended(*controls) if controls else self.tokenizer
+        self.template = template
+
+    def ids(self, text):
+        return self.tokenizer.encode([text])[0]
+
+    def __call__(self, question, picture):
+        return {"input_ids": torch.tensor([[5, 6]])}
+
+
+CHATML = ("<|im_start|>", "<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "controls", "end"),
+    [
+        ("v1", (), "</s>"),
+        ("llama_2", (), "</s>"),
+        ("chatml", CHATML, "<|im_end|>"),
+        ("chatml", (), "<|im_end|>"),
+        ("v0", (), "###"),
+        ("plain", (), "\n"),
+    ],
+)
+def test_an_answer_ends_where_its_template_says(pair, monkeypatch, template, controls, end):
+    """Whatever end token the model's config names: as a token where the tokenizer has it, else as text."""
+    _, ours = pair
+    processor = Words(template, *controls)
+    tokenizer = processor.tokenizer
+    token = tokenizer.controls.get(end)
+    yes, no = processor.ids("yes"), processor.ids("no")
+    script = [*yes, *([token] if token is not None else processor.ids(end)), *no, *no]
+    logits = torch.full((len(script), tokenizer.vocab_size), -9.0)
+    logits[range(len(script)), script] = 9.0
+    monkeypatch.setattr(ours, "embed", lambda *inputs: None)
+    monkeypatch.setattr(ours.language_model, "hidden_states", lambda *inputs: torch.zeros(1, 1, 1))
+    step = iter(range(99))
+    monkeypatch.setattr(ours.language_model, "logits", lambda hidden: logits[None, [min(next(step), len(script) - 1)]])
+    assert "".join(stream(ours, processor, processor("what?", None), max_new_tokens=len(script))).strip() == "yes"
+    step = iter(range(99))
+    assert answer_all(ours, processor, [("what?", None)], max_new_tokens=len(script)) == ["yes"]
 
 
 # ------------------------------------------------------------ sampling

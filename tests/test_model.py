@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import IMAGE, VOCABULARY, llava_pair, prompt, relative_error
 
 from minillava.config import LlavaConfig, TextConfig
 from minillava.generation import collate_prompts, new_cache
 from minillava.language_model import rms_norm, rope_frequencies
 from minillava.training import loss
+from minillava.training.tensors import sample_starts
 from minillava.weights.hf_config import read_config
 
 TOLERANCE = 2e-5
@@ -71,18 +73,17 @@ def test_text_alone(pair):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_left_padded_batch_equals_one_by_one(pair, attention):
+def test_left_padded_batch_equals_one_by_one(pair, attention, monkeypatch):
     theirs, ours = pair
     rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
     batch = collate_prompts(rows)
-    ours.language_model.attention = attention
+    monkeypatch.setattr(ours.language_model, "attention", attention)
     with torch.no_grad():
         together = ours(**batch)
         for index, row in enumerate(rows):
             T = row["input_ids"].shape[1]
             assert relative_error(together[index, -T:], ours(**row)[0]) < TOLERANCE
             assert relative_error(together[index, -T:], theirs(**row).logits[0]) < TOLERANCE
-    ours.language_model.attention = "sdpa"
     assert together.isfinite().all()
 
 
@@ -96,18 +97,41 @@ def test_padding_on_the_right_changes_nothing_before_it(pair):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_packed_samples_equal_one_by_one(pair, attention):
+@pytest.mark.parametrize("padding", [(0, 0), (3, 0), (0, 4), (2, 5)], ids=str)
+def test_packed_samples_equal_one_by_one(pair, attention, padding, monkeypatch):
+    """With padding before or after them, too."""
     _, ours = pair
     rows = [prompt(range(3, 3 + length), seed=length) for length in (11, 4, 7)]
-    ids = torch.cat([row["input_ids"] for row in rows], 1)
-    pixel_values = torch.cat([row["pixel_values"] for row in rows])
+    ids = F.pad(torch.cat([row["input_ids"] for row in rows], 1), padding)
     lengths = [row["input_ids"].shape[1] for row in rows]
-    numbers = torch.repeat_interleave(torch.tensor([1, 2, 3]), torch.tensor(lengths))[None]
-    ours.language_model.attention = attention
+    numbers = F.pad(torch.repeat_interleave(torch.tensor([1, 2, 3]), torch.tensor(lengths)), padding)[None]
+    monkeypatch.setattr(ours.language_model, "attention", attention)
     with torch.no_grad():
-        for part, row in zip(ours(ids, pixel_values, numbers).split(lengths, 1), rows, strict=True):
+        embeds = ours.embed(ids, torch.cat([row["pixel_values"] for row in rows]))
+        hidden = ours.language_model.hidden_states(embeds, start=sample_starts(numbers))
+        parts = ours.language_model.logits(hidden).split([padding[0], *lengths, padding[1]], 1)
+        for part, row in zip(parts[1:-1], rows, strict=True):
             assert relative_error(part, ours(**row)) < TOLERANCE
-    ours.language_model.attention = "sdpa"
+
+
+def test_where_samples_begin_is_asked_of_the_device_once(pair, monkeypatch):
+    """Not in every layer: on a GPU each answer waits for all that was begun before."""
+    _, ours = pair
+    rows, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: rows.append(tensor) or tolist(tensor))
+    start = torch.tensor([[0, 0, 2, 2, 2]])
+    with torch.no_grad():
+        ours.language_model.hidden_states(torch.randn(1, 5, 36), start)
+        first = len(rows)
+        ours.language_model.hidden_states(torch.randn(1, 5, 36), start)
+    assert 0 < first == len(rows) <= 2, "the two layers of this model, and the second run, ask again"
+
+
+def test_a_mask_that_is_no_mask_is_an_error(pair):
+    _, ours = pair
+    for model in (ours, ours.language_model):
+        with pytest.raises(ValueError, match="1 for a token and 0 for padding"):
+            model(torch.tensor([[5, 6, 7, 8]]), attention_mask=torch.tensor([[1, 1, 2, 2]]))
 
 
 @pytest.mark.parametrize("steps", [[1] * 14, [6, 8], [6, 1, 1, 4, 2]], ids=["one by one", "prefix and rest", "uneven"])
@@ -121,7 +145,7 @@ def test_decoding_by_steps_equals_the_whole_prompt(pair, steps):
     assert cache.length == 14
 
 
-def test_gradients_of_eager_and_sdpa_agree_with_transformers(pair):
+def test_gradients_of_eager_and_sdpa_agree_with_transformers(pair, monkeypatch):
     theirs, ours = pair
     batch = collate_prompts([prompt(range(3, 12), seed=1), prompt(range(20, 25), seed=2)])
     labels = batch["input_ids"].masked_fill((batch["input_ids"] == IMAGE) | (batch["attention_mask"] == 0), -100)
@@ -129,7 +153,8 @@ def test_gradients_of_eager_and_sdpa_agree_with_transformers(pair):
     expected.backward()
     for attention in ("eager", "sdpa"):
         ours.zero_grad()
-        ours.language_model.attention = ours.vision_tower.attention = attention
+        for part in (ours.language_model, ours.vision_tower):
+            monkeypatch.setattr(part, "attention", attention)
         value = loss(ours, {**batch, "labels": labels})
         value.backward()
         assert abs(value.item() - expected.item()) < 1e-5

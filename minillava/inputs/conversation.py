@@ -34,6 +34,10 @@ class Template:
     system: str = ""  # before the first turn
     between: str = ""  # before each later question
 
+    @property
+    def asks(self) -> bool:
+        return "{}" in self.user
+
 
 def _chat_between(person: str) -> str:
     return (
@@ -182,6 +186,15 @@ def _split(text: str) -> list[str]:
     return [Control(part) if i % 2 else part for i, part in enumerate(parts) if part]
 
 
+def answer_end(tokenizer: Tokenizer, template: str | Template) -> tuple[list[int], str]:
+    """What ends an answer: the ids of control tokens, or where the template has none for this tokenizer, a text."""
+    end = [_resolve(part, tokenizer) for part in _split(find_template(template).assistant.split("{}")[1])]
+    controls = [tokenizer.names.get(part, part) for part in end if isinstance(part, Control)]
+    return [tokenizer.controls[name] for name in controls if name in tokenizer.controls], "" if controls else "".join(
+        end
+    )
+
+
 def _resolve(part: str, tokenizer: Tokenizer) -> str:
     """`part` for this tokenizer: "<s>" and "</s>" become its own begin and end tokens, a control token that it lacks
     becomes text.
@@ -205,7 +218,7 @@ def _check(template: Template, turns: Sequence[Turn], add_generation_prompt: boo
             )
     if add_generation_prompt and turns[-1][0] == "assistant":
         raise UserError("The last turn is already an answer; a prompt must end in a question.")
-    if "{}" not in template.user and len(turns) > 2:
+    if not template.asks and len(turns) > 2:
         raise UserError(
             f"The template {template.name!r} holds one caption, but the conversation has {len(turns)} turns."
         )

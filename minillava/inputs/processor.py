@@ -73,10 +73,12 @@ class Processor:
         picture that cannot be read."""
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
         picture = None if image is None else open_image(image)
-        ids = encode(
-            self.tokenizer, self.template, turns, self.count_image_tokens(picture), add_generation_prompt
-        ).input_ids
+        ids = self.encode(turns, self.count_image_tokens(picture), add_generation_prompt)
         return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self.image_inputs(picture)}  # (1, T)
+
+    def encode(self, turns: Sequence[Turn], num_image_tokens: int, add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation, of whose picture the number of placeholders is known already."""
+        return encode(self.tokenizer, self.template, turns, num_image_tokens, add_generation_prompt).input_ids
 
     def image_inputs(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
         """One picture for the model: pixel_values (1, 3, E, E) float32, or LLaVA-NeXT's views (N, 3, E, E) and

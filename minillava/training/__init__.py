@@ -34,7 +34,7 @@ from minillava.training.run import Run, fingerprint, own_folder
 from minillava.training.samples import JsonSamples, SceneSamples
 from minillava.training.scoring import cases, score_pictures
 from minillava.training.start import context_of, resolved, starting_point, units
-from minillava.training.tensors import Batch, to
+from minillava.training.tensors import Batch, sample_starts, to
 from minillava.training.validation import Validation, split
 from minillava.weights.adapter import save_adapter
 
@@ -61,7 +61,7 @@ def loss(model: Llava, batch: Batch) -> Tensor:
         embeds = model.embed(batch["input_ids"], batch.get("pixel_values"), batch.get("image_sizes"))  # (B, T, C)
     many_logits = embeds.shape[0] * embeds.shape[1] * model.language_model.config.vocab_size > MANY_LOGITS
     function = chunked_loss if many_logits and torch.is_grad_enabled() else next_token_loss
-    return function(model.language_model, embeds, batch["labels"], batch.get("attention_mask"))
+    return function(model.language_model, embeds, batch["labels"], sample_starts(batch.get("attention_mask")))
 
 
 class LossModule(nn.Module):

@@ -17,22 +17,22 @@ CHUNK = 1 << 23  # logits that are held at once: 32 MB in float32
 
 
 def supervised_logits(
-    language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None
+    language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits (tokens, V) in float32 and targets (tokens,) of the supervised tokens: position t predicts label t + 1.
 
     inputs_embeds (B, T, C), labels (B, T) with -100 where there is no loss.
     """
-    hidden, targets = supervised_states(language_model, inputs_embeds, labels, attention_mask)
+    hidden, targets = supervised_states(language_model, inputs_embeds, labels, start)
     return language_model.logits(hidden).float(), targets
 
 
-def supervised_states(language_model, inputs_embeds, labels, attention_mask) -> tuple[Tensor, Tensor]:
+def supervised_states(language_model, inputs_embeds, labels, start) -> tuple[Tensor, Tensor]:
     """The hidden states (tokens, C) from which the supervised tokens are predicted, and these, (tokens,).
 
     Raises ValueError where no token is supervised.
     """
-    hidden = language_model.hidden_states(inputs_embeds, attention_mask)  # (B, T, C)
+    hidden = language_model.hidden_states(inputs_embeds, start)  # (B, T, C)
     targets = labels[:, 1:]
     supervised = targets != IGNORE_INDEX  # (B, T - 1)
     if not supervised.any():
@@ -40,15 +40,15 @@ def supervised_states(language_model, inputs_embeds, labels, attention_mask) -> 
     return hidden[:, :-1][supervised], targets[supervised]
 
 
-def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None):
+def next_token_loss(language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None):
     """Mean cross-entropy of the supervised tokens. Raises ValueError where no token is supervised."""
-    logits, targets = supervised_logits(language_model, inputs_embeds, labels, attention_mask)
+    logits, targets = supervised_logits(language_model, inputs_embeds, labels, start)
     return F.cross_entropy(logits, targets)
 
 
-def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def chunked_loss(language_model, inputs_embeds: Tensor, labels: Tensor, start: Tensor | None = None) -> Tensor:
     """The same, without ever keeping all logits."""
-    hidden, targets = supervised_states(language_model, inputs_embeds, labels, attention_mask)
+    hidden, targets = supervised_states(language_model, inputs_embeds, labels, start)
     head = language_model.embed_tokens if language_model.lm_head is None else language_model.lm_head
     return ChunkedCrossEntropy.apply(hidden, head.weight, targets)
 

@@ -21,6 +21,7 @@ from minillava.anyres import Tiling
 from minillava.config import LlavaConfig
 from minillava.distributed import gather, world_size
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
+from minillava.language_model import first_tokens
 
 Batch = dict[str, Tensor]
 
@@ -44,6 +45,18 @@ def collate(rows: list[list[Encoded]]) -> Batch:
         for name, values in (("input_ids", ids), ("labels", labels), ("attention_mask", numbers)):
             batch[name][number, : len(values)] = torch.tensor(values)
     return batch
+
+
+def sample_starts(numbers: Tensor | None) -> Tensor | None:
+    """From where on each token of a batch may see: the beginning of its sample, (B, T) of sample numbers, and 0 on
+    padding -> (B, T). Rows of one sample each are the model's own case, `first_tokens`.
+    """
+    if numbers is None or numbers.max() <= 1:
+        return first_tokens(numbers)
+    begins = torch.ones_like(numbers, dtype=torch.bool)
+    begins[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    positions = torch.arange(numbers.shape[1], device=numbers.device)
+    return (positions * begins).cummax(-1).values  # (B, T)
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
