@@ -33,21 +33,8 @@ COMPANIONS = {
     },
     "lessons.bpe.merge_pieces": {"minillava.inputs.tokenizer.Tokenizer.encode": "lessons.bpe.encode"},
 }
-# On a GPU a step is recorded, with a cache of its own, and replayed: the parts would not be called again.
-RECORDED = "minillava.decode_graph.DecodeStep"
-
-
-class PlainStep:
-    """A DecodeStep that is not recorded: the model itself, with the cache that it was given."""
-
-    def __init__(self, model, cache):
-        self.forward = functools.partial(model, cache=cache)
-
-    def __call__(self, input_ids):
-        return self.forward(input_ids)
-
-    def capture(self):
-        return self
+# On a GPU a step of decoding is recorded, with a cache of its own, and replayed: no part would be called again.
+RECORDS = "minillava.decode_graph.can_be_recorded"
 
 
 # ------------------------------------------------------------ names
@@ -87,7 +74,7 @@ def replaced(parts: dict[str, object]) -> Iterator[Counter]:
     """Put each part in its target's place for as long as the block runs; yields how often each target was called."""
     calls = Counter()
     with ExitStack() as undo:
-        put(RECORDED, PlainStep, undo)
+        put(RECORDS, lambda cache: False, undo)
         for target, part in parts.items():
             part = _counted(part, target, calls, undo)
             put(target, part, undo)

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from lessons.examine import judge
 from lessons.solutions import FILES, HELPERS, OwnPart, hidden, solution
 from lessons.swap import COMPANIONS, load_file, parts_of, short, targets_of
 from lessons.trials.base import Raises
-from minillava import generation, language_model, training
+from minillava import decode_graph, generation, language_model, training
 from minillava.errors import UserError, run
 
 GUARD = str(ROOT / "lessons" / "guard.py")
@@ -352,7 +353,7 @@ def test_a_part_of_ones_own_passes_where_the_projects_is_hidden(key):
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 # What bears a part's name, or stands beside it, and is no twin; or gives way in another way.
 NO_TWINS = {
-    "minillava.kv_cache.StaticKVCache.append": "made for a recorded step alone, which gives way as a whole: PlainStep",
+    "minillava.decode_graph.StaticKVCache.append": "made for a recorded step alone, of which there is none: swap.RECORDS",
     "minillava.kernels.rms_norm.rms_norm": "a kernel to be measured and tested, which no model calls",
     "minillava.model.embed_text": "what a prompt without a picture needs in place of merge",
     "minillava.lora.merge": "adds an adapter to a weight",
@@ -438,17 +439,14 @@ def small_model_and_batch():
     return small_llava(), {"input_ids": ids, "labels": ids}
 
 
-def test_a_cache_is_called_where_a_step_would_be_recorded():
-    model = small_model_and_batch()[0]
-    append = solution("kv_cache")["minillava.kv_cache.KVCache.append"]
-    with torch.inference_mode(), swap.replaced({"minillava.kv_cache.KVCache.append": append}) as calls:
-        cache = generation.new_cache(model, 1, 5)
-        expected = model(torch.tensor([[1, 2, 3]]), cache=generation.new_cache(model, 1, 5))[:, -1]
-        model(torch.tensor([[1, 2]]), cache=cache)
-        calls.clear()
-        step = generation.DecodeStep(model, cache).capture()
-        assert torch.allclose(step(input_ids=torch.tensor([[3]]))[:, -1], expected, atol=1e-5)
-        assert calls["minillava.kv_cache.KVCache.append"] == len(model.language_model.layers) and cache.length == 3
+def test_no_step_is_recorded_while_a_part_is_replaced(monkeypatch):
+    """A recorded step would have a cache of its own, and not call a part again."""
+    monkeypatch.setattr(decode_graph, "world_size", lambda: 1)
+    cache = SimpleNamespace(keys=SimpleNamespace(is_cuda=True))
+    assert generation.can_be_recorded(cache)
+    with swap.replaced({"minillava.language_model.rms_norm": language_model.rms_norm}):
+        assert not generation.can_be_recorded(cache) and not decode_graph.can_be_recorded(cache)
+    assert generation.can_be_recorded(cache)
 
 
 # ------------------------------------------------------------ --with
