@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     from lessons.swap import student_parts
 
     with student_parts(flags.parts):
-        talk(flags)
+        return talk(flags)
 
 
 def talk(flags) -> int:
