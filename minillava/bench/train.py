@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minillava.arguments import Parser
 from minillava.bench.measure import matmul_peak, synchronize
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.distributed import place
+from minillava.distributed import shard_parameters
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.model import Llava
@@ -127,7 +127,7 @@ class Ours:
 
     def to(self, device: torch.device, dtype: str) -> None:
         self.device, self.dtype, products = device, dtype, product_dtype(dtype, device)
-        place(self.model, (), device, held_types(self.model, products), products)
+        shard_parameters(self.model, (), device, held_types(self.model, products), products)
         self.batches = [self._tensors(rows) for rows in self._rows()]
 
     def _rows(self) -> list[list[list[Sample]]]:
