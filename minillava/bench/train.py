@@ -316,7 +316,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
     samples = make_samples(config, stage, options.samples, options.seed)
     machine = max(result.machine for rounds in results.values() for result in rounds)
     print(
-        f"\nstage {stage}: {options.samples} samples, {options.batch_size} a step; a large matrix product runs at {machine / 1e12:.3f} TFLOP/s"
+        f"\nstage {stage}: {options.samples} samples, {options.batch_size} a step; a large matrix product runs at {machine / 1e9:.0f} GFLOP/s"
     )
     print(f"{'':28s}{'samples/s':>10s}{'peak memory':>13s}{'padding':>9s}{'MFU':>11s}")
     for name, rounds in results.items():
