@@ -26,7 +26,7 @@ from minillava.bench.plan import (
     saved_bytes,
 )
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.distributed import place
+from minillava.distributed import shard_parameters
 from minillava.errors import UserError
 from minillava.lora import add_lora
 from minillava.model import Llava
@@ -126,7 +126,7 @@ def test_parameters_are_the_known_ones():
 @pytest.mark.parametrize("trained", [ALIGN, TUNE])
 def test_memory_is_what_a_training_holds(trained):
     model = real(SMALL, trained)
-    place(model, (), torch.device("cpu"), held_types(model, torch.bfloat16), torch.bfloat16)
+    shard_parameters(model, (), torch.device("cpu"), held_types(model, torch.bfloat16), torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         loss = training.loss(model, batch(SMALL))
     loss.backward()
@@ -182,7 +182,7 @@ def test_on_a_gpu_memory_is_what_was_planned(trained, lora_r):
     config = replace(SMALL, text_config=TextConfig(16384, 1024, 2816, 8, 8), image_token_id=16000)
     model, device = real(config, trained, "triton", lora_r), torch.device("cuda")
     training.checkpoint_layers(model)
-    place(model, (), device, held_types(model, torch.bfloat16), torch.bfloat16)
+    shard_parameters(model, (), device, held_types(model, torch.bfloat16), torch.bfloat16)
     (optimizer,) = make_optimizers(model, LoopConfig(optimizer="adamw"))
     inputs = {name: tensor.to(device) for name, tensor in batch(config, rows, text).items()}
     for _ in range(2):

@@ -24,7 +24,7 @@ from minillava.arguments import Parser
 from minillava.bench.measure import matmul_peak, name_of, peak_memory, synchronize
 from minillava.bench.sizes import LIKES, config_like
 from minillava.config import LlavaConfig
-from minillava.distributed import place
+from minillava.distributed import shard_parameters
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.model import Llava
@@ -110,7 +110,7 @@ class Ours:
         self.device, self.dtype, products = device, dtype, product_dtype(dtype, device)
         for part in (self.model.vision_tower, self.model.language_model):
             part.attention = find_attention("auto", device)
-        place(self.model, (), device, held_types(self.model, products), products)
+        shard_parameters(self.model, (), device, held_types(self.model, products), products)
         self.batches = [self._tensors(rows) for rows in self._rows()]
 
     def _rows(self) -> list[list[list[Sample]]]:
