@@ -75,9 +75,9 @@ def sweep(
 
 def present(kernel: str, D: int, dtype: torch.dtype, device: torch.device) -> Tile:
     """The tile that kernels/tiles.py has for this card."""
-    from minillava.kernels.tiles import tile
+    from minillava.kernels import flash_attention
 
-    found = tile(kernel, D, dtype, device)
+    found = flash_attention.tile(kernel, D, dtype, device)
     return (found.get("BLOCK_T", 1), found["BLOCK_S"], found["num_warps"], found["num_stages"])
 
 
