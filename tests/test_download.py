@@ -8,17 +8,21 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
 from test_weights import CPU, llava, shard  # noqa: F401  (llava is a fixture)
 
 from minillava import weights
-from minillava.errors import UserError
+from minillava.errors import UserError, run
+from minillava.weights.__main__ import main
 from minillava.weights.download import SUMS, folder_or_download, needed_files
 from minillava.weights.download import download as fetch
 
+LIBRARY = "huggingface_hub"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BAIT = {
     "pytorch_model.bin": b"\x80\x04",
@@ -119,27 +123,31 @@ def hub(llava, tmp_path):  # noqa: F811
     thread.join()
 
 
-def command(hub, *arguments) -> subprocess.Popen:
-    """A command with this Hub, in a process of its own, since huggingface_hub reads HF_ENDPOINT when it is imported."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "hf_none",
-    }
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        [sys.executable, "-m", "minillava.weights", *map(str, arguments)], env=environment, cwd=weights.ROOT, **pipes
-    )
+def environment(hub) -> dict[str, str]:
+    return {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none"}
 
 
-def finished(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+@contextmanager
+def library(hub):
+    """huggingface_hub as a new process with this Hub has it, since it reads the environment when it is imported."""
+    forget = lambda: {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == LIBRARY}
+    before = forget()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(hub).items():
+            patch.setenv(name, value)
+        try:
+            yield
+        finally:
+            forget()
+            sys.modules.update(before)
 
 
 def download(hub, out, *options) -> tuple[int, str, str]:
-    return finished(command(hub, "download", "some/llava", "--out", out, *options))
+    """The command's status, and what it says on stdout and stderr."""
+    arguments = ["download", "some/llava", "--out", str(out), *options]
+    with library(hub), redirect_stdout(StringIO()) as said, redirect_stderr(StringIO()) as noted:
+        status = run(lambda: main(arguments), "minillava.weights")
+    return status, said.getvalue(), noted.getvalue()
 
 
 def test_what_is_needed_comes_whole_and_once(hub, llava, tmp_path):  # noqa: F811
@@ -166,7 +174,7 @@ def test_what_is_needed_comes_whole_and_once(hub, llava, tmp_path):  # noqa: F81
     assert not any(name in path for path, _ in hub.asked for name in BAIT)
     model, _ = weights.load(out, **CPU)
     assert all((a == b).all() for a, b in zip(model.parameters(), llava[0].parameters(), strict=True))
-    assert fetch("some/llava", COMMIT[:7], out) == out  # without asking again: in this process the Hub is out of reach
+    assert fetch("some/llava", COMMIT[:7], out) == out  # without asking again: here the Hub is out of reach
     with pytest.raises(UserError, match="not at main2"):
         fetch("some/llava", "main2", out)
 
@@ -175,10 +183,11 @@ def test_a_broken_off_download_leaves_nothing_that_loads_and_goes_on(hub, tmp_pa
     """The process is killed in the middle of the second shard."""
     out, shards = tmp_path / "llava", [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     hub.cut = shards[1]
-    process = command(hub, "download", "some/llava", "--out", out)
+    command = [sys.executable, "-m", "minillava.weights", "download", "some/llava", "--out", out]
+    process = subprocess.Popen(command, env={**os.environ, **environment(hub)}, cwd=weights.ROOT)
     assert hub.reached.wait(120)
     process.kill()
-    process.communicate()
+    process.wait()
     hub.go_on.set()
     assert not out.exists() and not list(tmp_path.glob(".*/config.json"))
     for folder in (out, tmp_path / ".llava.part"):
