@@ -32,7 +32,7 @@ HELP = """\
 
 
 class Conversation:
-    """Turns about one picture, and the KV cache of what the model has read and said, so that nothing of it runs twice."""
+    """Turns about one picture, and the KV cache of what was read and said, so that nothing of it runs twice."""
 
     def __init__(self, model, processor, picture=None, **options):
         self.model, self.processor = model, processor
@@ -50,14 +50,12 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget the turns. The cache may stay: the picture, and whatever a next prompt has in common with it, is not
-        run again.
-        """
+        run again."""
         self.turns: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Iterator[str]:
         """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the
-        question is withdrawn.
-        """
+        question is withdrawn."""
         ids, said, answer = self._prompt(question), [], ""
         self.cache.truncate(common_prefix(self.cached, ids))
         try:
@@ -108,8 +106,7 @@ def show(pieces: Iterable[str]) -> None:
 def converse(conversation: Conversation) -> int:
     """Questions from the terminal or a pipe, until it ends; the exit status.
 
-    A mistake costs one line, not the conversation.
-    """
+    A mistake costs one line, not the conversation."""
     terminal, status = sys.stdin.isatty(), 0
     if terminal:
         use_readline()

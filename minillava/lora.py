@@ -48,8 +48,7 @@ def merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tenso
 def add_lora(language_model: LanguageModel, r: int, alpha: float, dropout: float, seed: int) -> None:
     """Freeze the language model and give every linear layer of its decoder a change that learns.
 
-    The head and the embeddings stay as they are.
-    """
+    The head and the embeddings stay as they are."""
     language_model.requires_grad_(False)
     torch.manual_seed(seed)
     for layer in language_model.layers:

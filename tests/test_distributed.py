@@ -2,7 +2,8 @@
 batch.
 
 The processes are forked from the test, which spares each of them the import of PyTorch; one test starts them by
-torchrun."""
+torchrun.
+"""
 # ruff: noqa: F811 (fixtures of another file)
 
 import json
@@ -184,7 +185,7 @@ def test_each_process_makes_its_own_rows_alone(stage1, mixed, tmp_path, monkeypa
         one = batches.Batches(JsonSamples(mixed["data"], mixed["images"]), weights.load(stage1)[1], settings, 512)
         made[rank, count] = [ids[ids > 0].tolist() for ids in one[0]["input_ids"]]
         one.close()
-    assert len(made[0, 1]) == 5 and [len(made[rank, 3]) for rank in range(3)] == [2, 2, 1]
+    assert len(made[0, 1]) > 3 and len(made[0, 3]) == 2
     assert all(made[rank, 3] == made[0, 1][rank::3] for rank in range(3))
 
 

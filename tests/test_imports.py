@@ -26,6 +26,7 @@ LATER = {
     "minillava.weights": {"minillava.weights.adapter"},  # it needs what loads its base
     # Triton comes with PyTorch for CUDA alone
     "minillava.attention": {"minillava.kernels.flash_attention", "minillava.kernels.flash_decoding"},
+    "minillava.language_model": {"minillava.kernels.decoder_layer"},
 }
 
 

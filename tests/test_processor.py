@@ -10,7 +10,9 @@ from transformers import AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+import minillava.inputs.processor
 from minillava.errors import UserError
+from minillava.inputs import image
 from minillava.inputs.conversation import TEMPLATES, render
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
@@ -52,6 +54,16 @@ def test_a_question_and_a_picture(tokenizer, picture, tmp_path):
     for path in (tmp_path / "picture.png", str(tmp_path / "picture.png")):
         assert torch.equal(processor(QUESTION, path)["pixel_values"], inputs["pixel_values"])
     assert torch.equal(processor([("user", QUESTION)], picture)["input_ids"], inputs["input_ids"])
+
+
+@pytest.mark.parametrize("pinpoints", [(), ((28, 56), (56, 28))])
+def test_a_picture_is_opened_once_for_a_question(tokenizer, picture, tmp_path, monkeypatch, pinpoints):
+    opened, reads = [], image.open_image
+    for module in (image, minillava.inputs.processor):
+        monkeypatch.setattr(module, "open_image", lambda source: opened.append(source) or reads(source))
+    picture.save(tmp_path / "picture.png")
+    inputs = Processor(tokenizer, 28, 14, image_grid_pinpoints=pinpoints)(QUESTION, tmp_path / "picture.png")
+    assert opened == [tmp_path / "picture.png"] and len(inputs["pixel_values"]) == (3 if pinpoints else 1)
 
 
 def test_without_a_picture(tokenizer):

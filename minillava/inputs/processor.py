@@ -40,20 +40,20 @@ class Processor:
     mean: Sequence[float] = CLIP_MEAN
     std: Sequence[float] = CLIP_STD
     resample: int = BICUBIC
-    squash: bool = False  # resized to S x S, whatever the shape
+    squash: bool = False  # resized to E x E, whatever the shape
     image_grid_pinpoints: tuple = ()  # LLaVA-NeXT's
 
     def __post_init__(self):
         find_template(self.template)
 
-    def count_image_tokens(self, image: str | Path | Image.Image | None) -> int:
-        """How many placeholder ids a picture takes: P, in LLaVA-NeXT as many as its shape asks for. None takes none."""
+    def count_image_tokens(self, image: str | Path | Image.Image | tuple[int, int] | None) -> int:
+        """How many placeholder ids a picture takes, or any of this (width, height): P, in LLaVA-NeXT as many as its
+        shape asks for. None, no picture, takes none."""
         if image is None:
             return 0
         if self.image_grid_pinpoints:
-            return Tiling.of(
-                open_image(image).size, self.image_grid_pinpoints, self.image_size, self.patch_size
-            ).num_tokens
+            size = image if isinstance(image, tuple) else open_image(image).size
+            return Tiling.of(size, self.image_grid_pinpoints, self.image_size, self.patch_size).num_tokens
         return (self.image_size // self.patch_size) ** 2 + (self.vision_feature_select_strategy == "full")
 
     @property
@@ -73,8 +73,8 @@ class Processor:
         picture that cannot be read."""
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
         picture = None if image is None else open_image(image)
-        ids = self.encode(turns, self.count_image_tokens(picture), add_generation_prompt)
-        return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self.image_inputs(picture)}  # (1, T)
+        ids = self.encode(turns, self.count_image_tokens(picture and picture.size), add_generation_prompt)
+        return {"input_ids": torch.tensor([ids], dtype=torch.int64), **self._image_inputs(picture)}  # (1, T)
 
     def encode(self, turns: Sequence[Turn], num_image_tokens: int, add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation, of whose picture the number of placeholders is known already."""
@@ -82,11 +82,12 @@ class Processor:
 
     def image_inputs(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
         """One picture for the model: pixel_values (1, 3, E, E) float32, or LLaVA-NeXT's views (N, 3, E, E) and
-        image_sizes (1, 2) int64.
-        """
-        if image is None:
+        image_sizes (1, 2) int64."""
+        return self._image_inputs(None if image is None else open_image(image))
+
+    def _image_inputs(self, picture: Image.Image | None) -> dict[str, Tensor]:
+        if picture is None:
             return {}
-        picture = open_image(image)
         if not self.image_grid_pinpoints:
             pixels = preprocess(picture, self.image_size, self.pad, self.mean, self.std, self.resample, self.squash)
             return {"pixel_values": pixels[None]}  # (1, 3, E, E)

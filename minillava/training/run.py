@@ -66,7 +66,7 @@ class Run:
                     self._save()
                 if self.stopping and self.done < total and not self.last:
                     tqdm.write(
-                        f"stopped after step {self.done}, which is saved; the same command with --resume goes on"
+                        f"stopped after step {self.done}, which is saved; the same command with --resume goes on from there"
                     )
                     raise KeyboardInterrupt
 

@@ -1,7 +1,8 @@
 """Validation: records that are never trained on, and the loss on them.
 
 The split is by picture: a model that was asked one question about a picture has seen it. The side of a picture follows
-from the seed and its name alone, so it stays what it is when records are added, removed, or put in another order."""
+from the seed and its name alone, so it stays what it is when records are added, removed, or put in another order.
+"""
 
 import hashlib
 import json

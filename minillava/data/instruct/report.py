@@ -97,7 +97,8 @@ def _replies(records: list[dict]) -> list[str]:
 
 
 def _wrapped(text: str, width: int, most: int) -> list[str]:
-    lines = [piece for line in text.split("\n") for piece in (textwrap.wrap(line, width) or [""])]
+    lines = text[: width * most].split("\n")  # more is not shown
+    lines = [piece for line in lines for piece in (textwrap.wrap(line, width) or [""])]
     return lines if len(lines) <= most else [*lines[: most - 1], "..."]
 
 
