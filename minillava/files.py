@@ -200,9 +200,9 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", unquote(name)).strip()
 
 
-def read_json(path: str | Path) -> dict:
+def read_json(path: str | Path, limit: int = LARGEST) -> dict:
     """The object in a JSON file; UserError in one sentence if it cannot be read or is not an object."""
-    value = parse_json(read_file(path), path)
+    value = parse_json(read_file(path, limit), path)
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
     return value

@@ -5,6 +5,7 @@ requirements-dev.txt that is not installed is skipped; no GPU is used, except wi
 """
 
 import importlib.util
+import multiprocessing
 import os
 import random
 import re
@@ -170,6 +171,13 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
     return llava_pair(tmp_path_factory.mktemp("pair"))
+
+
+def forked(function, *arguments) -> multiprocessing.Process:
+    """A process that runs the function, without the seconds in which a new Python imports everything."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 @pytest.fixture(scope="session", autouse=True)
