@@ -27,6 +27,7 @@ from minillava.data.instruct.settings import Settings
 from minillava.data.instruct.sources import Picture
 from minillava.errors import UserError, run
 
+pytest.importorskip("openai")
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = "Question:\nWhat is there?\n===\nAnswer:\nThere is a cat on a mat."
 KEY = "sk-proj-QkZ7SECRET1234567890"
