@@ -40,12 +40,6 @@ class Sampling:
         _expect("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more and below 2^63")
 
 
-_NO_NUMBERS = (
-    "The model's next words have no probabilities (NaN): its numbers are too large for {}, or its weights are damaged; "
-    "--dtype float32 holds the largest."
-)
-
-
 def _expect(name: str, value, fits: bool, allowed: str) -> None:
     if not fits:
         raise UserError(f"{name} must be {allowed}, not {value}.")
@@ -239,12 +233,19 @@ def _loop(
         row_ids, row_finite = torch.stack([ids, finite]).tolist()
         if any(still and not finite for still, finite in zip(running, row_finite, strict=True)):
             cache.recorded = None  # its memory holds NaN, too
-            raise UserError(_NO_NUMBERS.format(str(cache.keys.dtype).removeprefix("torch.")))
+            raise _overflow(cache.keys.dtype)
         running = [still and token_id not in ends for still, token_id in zip(running, row_ids, strict=True)]
         if not any(running):
             return
         yield [token_id if still else None for still, token_id in zip(running, row_ids, strict=True)]
         inputs = {"input_ids": ids[:, None]}  # (B, 1)
+
+
+def _overflow(dtype: torch.dtype) -> UserError:
+    return UserError(
+        "The model's next words have no probabilities (NaN): its numbers are too large for "
+        f"{str(dtype).removeprefix('torch.')}, or its weights are damaged; if --dtype float32 does not help, they are."
+    )
 
 
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
