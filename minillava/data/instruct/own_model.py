@@ -2,7 +2,8 @@
 machine.
 
 The worked examples become earlier turns of the conversation, the system text its system prompt. A small model needs the
-short prompt, --shots 0."""
+short prompt, --shots 0.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from minillava.language_model import LanguageModel
 @dataclass
 class OwnModel:
     """Writes with a language model of a weights folder, one request at a time; the same request gives the same text on
-    the same machine."""
+    the same machine.
+    """
 
     folder: str
     model: LanguageModel
@@ -51,7 +53,8 @@ class OwnModel:
 
     def write(self, request: Request) -> Reply:
         """The model's reply, sampled with the request's seed; UserError where the prompt is longer than the model's
-        context."""
+        context.
+        """
         (system, *messages) = request.messages
         template = replace(self.template, system=system["content"] + " ")
         encoded = encode(
