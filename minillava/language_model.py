@@ -119,7 +119,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x, cos, sin, layer, cache, start, implementation):
         if implementation == "triton" and can_fuse(self, cache):
-            return fused_layer(self, x, cos, sin, layer, cache, start)
+            from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
+
+            return decoder_layer(self, x, cos, sin, layer, cache, start)
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, start, implementation)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -132,13 +134,6 @@ def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
     """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
     parts = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp))
     return parts == FUSED and not (cache is not None and torch.is_grad_enabled())
-
-
-def fused_layer(layer: DecoderLayer, x, cos, sin, index, cache, start):
-    """What DecoderLayer computes, by our own kernels."""
-    from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
-
-    return decoder_layer(layer, x, cos, sin, index, cache, start)
 
 
 class LanguageModel(nn.Module):
@@ -190,9 +185,7 @@ def first_tokens(attention_mask: Tensor | None) -> Tensor | None:
     where no row is: padding on the right needs nothing, since attention is causal.
     """
     if attention_mask is not None and (attention_mask > 1).any():
-        raise ValueError(
-            "attention_mask is 1 for a token and 0 for padding; hidden_states takes packed rows by `start`"
-        )
+        raise ValueError("attention_mask is 1 for a token and 0 for padding; packed rows are told by `start`")
     if attention_mask is None or attention_mask[:, 0].all():
         return None
     return attention_mask.long().argmax(-1)
