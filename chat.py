@@ -20,7 +20,6 @@ from minillava.generation import check_options, end_ids, generate, new_cache, te
 from minillava.inputs.conversation import TEMPLATES, find_template
 from minillava.inputs.image import open_image
 from minillava.weights import DTYPES
-from minillava.weights.download import folder_or_download
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
 LONGEST_LINE = 16 * LONGEST  # characters
@@ -32,7 +31,7 @@ HELP = """\
 
 
 class Conversation:
-    """Turns about one picture, and the KV cache of what the model has read and said, so that nothing of it runs twice."""
+    """Turns about one picture, and the KV cache of what was read and said, so that nothing of it runs twice."""
 
     def __init__(self, model, processor, picture=None, **options):
         self.model, self.processor = model, processor
@@ -224,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     from lessons.swap import student_parts
 
     with student_parts(flags.parts):
-        talk(flags)
+        return talk(flags)
 
 
 def talk(flags) -> int:
@@ -241,8 +240,9 @@ def talk(flags) -> int:
             f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image."
         )
     picture = open_image(flags.image[0]) if flags.image else None
-    folder = folder_or_download(flags.weights)
-    model, processor = minillava.load(folder, flags.device, flags.dtype, flags.attention, flags.template, flags.vision)
+    model, processor = minillava.load(
+        flags.weights, flags.device, flags.dtype, flags.attention, flags.template, flags.vision
+    )
     template = find_template(processor.template)
     if not template.asks:
         say(f"note: the template {template.name} leaves questions out, for captions; --template v1 asks them.")

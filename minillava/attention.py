@@ -3,7 +3,8 @@
 Attention Is All You Need (arXiv 1706.03762), section 3.2.1, with grouped queries (arXiv 2305.13245): H query heads
 share K key/value heads. Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S
 positions, so a prompt (T = S), one token decoded against a cache (T = 1) and a question after a cached prefix (1 < T <
-S) are all the same call."""
+S) are all the same call.
+"""
 
 import math
 from itertools import pairwise
@@ -31,9 +32,8 @@ def attention(
     Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
     """
     if q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads: one must divide the other"
-        )
+        heads = f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads"
+        raise ValueError(f"{heads}: one must divide the other")
     known = implementations()
     if implementation not in known:
         raise ValueError(f"attention {implementation!r} is not one of {', '.join(known)}")

@@ -2,7 +2,8 @@
 writes.
 
 LLaVA: arXiv 2304.08485, section 4.1; LLaVA-1.5: arXiv 2310.03744, section 3. The defaults are those of transformers'
-CLIPVisionConfig and LlamaConfig, since a config.json leaves out what equals them."""
+CLIPVisionConfig and LlamaConfig, since a config.json leaves out what equals them.
+"""
 
 from dataclasses import dataclass, field
 
@@ -30,9 +31,8 @@ class VisionConfig:
     projection_dim: int = 512
 
     def __post_init__(self):
-        _expect_divides(
-            self.num_attention_heads, self.hidden_size, "the vision tower's num_attention_heads", "hidden_size"
-        )
+        heads = "the vision tower's num_attention_heads"
+        _expect_divides(self.num_attention_heads, self.hidden_size, heads, "hidden_size")
 
     @property
     def num_patches(self) -> int:
@@ -62,9 +62,8 @@ class TextConfig:
     def __post_init__(self):
         object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
-        _expect_divides(
-            self.num_key_value_heads, self.num_attention_heads, "num_key_value_heads", "num_attention_heads"
-        )
+        query_heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads
+        _expect_divides(key_value_heads, query_heads, "num_key_value_heads", "num_attention_heads")
         _expect_divides(2, self.head_dim, "RoPE turns pairs:", "head_dim")
 
 

@@ -5,7 +5,8 @@
     stream(...)                 yields its text                     answer(...)          the whole text of one question
 
 The prompt runs once and fills the KV cache; from then on each step runs one position. Batches are padded on the left,
-so that the last position of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751)."""
+so that the last position of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751).
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,12 +39,6 @@ class Sampling:
         _expect("top_k", self.top_k, self.top_k >= 0, "0 (no limit) or more")
         _expect("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _expect("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more and below 2^63")
-
-
-_NO_NUMBERS = (
-    "The model's next words have no probabilities (NaN): its numbers are too large for {}, or its weights are damaged; "
-    "--dtype float32 holds the largest."
-)
 
 
 def _expect(name: str, value, fits: bool, allowed: str) -> None:
@@ -116,17 +111,15 @@ def generate(
     afterwards it holds the prompt and every yielded id but the last (which the next call runs). Ends at the end token
     (`eos_token_id`, or the model's own), after `max_new_tokens`, or where the context is full. Raises UserError, at
     once, for options out of range and for a prompt that leaves no room to answer; ValueError, with the first id, for
-    pictures that do not fit the prompt."""
+    pictures that do not fit the prompt.
+    """
     if len(input_ids) != 1:
         raise ValueError(f"generate answers one prompt, not {len(input_ids)}: generate_batch takes several")
-    inputs = {
-        "input_ids": input_ids,
-        "pixel_values": pixel_values,
-        "attention_mask": attention_mask,
-        "image_sizes": image_sizes,
-    }
-    steps = _start(model, inputs, max_new_tokens, check_options(max_new_tokens, **sampling), cache, eos_token_id)
-    return (token_id for (token_id,) in steps)
+    options = check_options(max_new_tokens, **sampling)
+    inputs = dict(
+        input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, image_sizes=image_sizes
+    )
+    return (token_id for (token_id,) in _start(model, inputs, max_new_tokens, options, cache, eos_token_id))
 
 
 def generate_batch(
@@ -144,13 +137,11 @@ def generate_batch(
 
     input_ids (B, T) int64, padded on either side; attention_mask (B, T) is 0 on the padding. Otherwise as `generate`.
     """
-    inputs = {
-        "input_ids": input_ids,
-        "pixel_values": pixel_values,
-        "attention_mask": attention_mask,
-        "image_sizes": image_sizes,
-    }
-    steps = list(_start(model, inputs, max_new_tokens, check_options(max_new_tokens, **sampling), None, eos_token_id))
+    options = check_options(max_new_tokens, **sampling)
+    inputs = dict(
+        input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, image_sizes=image_sizes
+    )
+    steps = list(_start(model, inputs, max_new_tokens, options, None, eos_token_id))
     return [[ids[row] for ids in steps if ids[row] is not None] for row in range(len(input_ids))]
 
 
@@ -183,7 +174,7 @@ def before(pieces: Iterable[str], end: str) -> Iterator[str]:
 
 
 def answer(model, processor, image, question: str, **options) -> str:
-    """The answer to one question about a picture (a path, a URL, a PIL image, or None); the options are `generate`'s."""
+    """The answer to one question about a picture (a path, a URL, a PIL image, or None), with `generate`'s options."""
     return "".join(stream(model, processor, processor(question, image), **options)).strip()
 
 
@@ -248,12 +239,19 @@ def _loop(
         row_ids, row_finite = torch.stack([ids, finite]).tolist()
         if any(still and not finite for still, finite in zip(running, row_finite, strict=True)):
             cache.recorded = None  # its memory holds NaN, too
-            raise UserError(_NO_NUMBERS.format(str(cache.keys.dtype).removeprefix("torch.")))
+            raise _overflow(cache.keys.dtype)
         running = [still and token_id not in ends for still, token_id in zip(running, row_ids, strict=True)]
         if not any(running):
             return
         yield [token_id if still else None for still, token_id in zip(running, row_ids, strict=True)]
         inputs = {"input_ids": ids[:, None]}  # (B, 1)
+
+
+def _overflow(dtype: torch.dtype) -> UserError:
+    return UserError(
+        "The model's next words have no probabilities (NaN): its numbers are too large for "
+        f"{str(dtype).removeprefix('torch.')}, or its weights are damaged; if --dtype float32 does not help, they are."
+    )
 
 
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
@@ -289,7 +287,7 @@ def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def collate_prompts(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the processor gives for several prompts as one batch for `generate_batch`, pictures in the prompts' order."""
+    """What the processor gives for several prompts, as one batch for `generate_batch`; pictures in their order."""
     images = {name: [one[name] for one in inputs if name in one] for name in ("pixel_values", "image_sizes")}
     return left_padded([one["input_ids"][0] for one in inputs]) | {
         name: torch.cat(tensors) for name, tensors in images.items() if tensors
@@ -317,10 +315,11 @@ def new_cache(model, batch_size: int, capacity: int) -> KVCache:
     weight = getattr(model, "language_model", model).embed_tokens.weight
     try:
         return KVCache(text_config(model), batch_size, capacity, weight.dtype, weight.device)
-    except (RuntimeError, TypeError):  # the latter for a number of more than 64 bits
+    except (RuntimeError, TypeError) as error:  # the latter for a number of more than 64 bits
         raise UserError(
-            f"There is no memory for the keys and values of {capacity} tokens: lower --max-new-tokens, or take a --dtype of two bytes."
-        ) from None
+            f"There is no memory for the keys and values of {capacity} tokens: "
+            "lower --max-new-tokens, or take a --dtype of two bytes."
+        ) from error
 
 
 def _room(model, length: int) -> int:
@@ -328,6 +327,7 @@ def _room(model, length: int) -> int:
     context = text_config(model).max_position_embeddings
     if length >= context:
         raise UserError(
-            f"The question is {length} tokens long with its picture and what was said before, but the model's context is {context}."
+            f"The question is {length} tokens long with its picture and what was said before, "
+            f"but the model's context is {context}."
         )
     return context - length

@@ -3,7 +3,8 @@
 LLaMA (arXiv 2302.13971), section 2.2: RMSNorm before each part (arXiv 1910.07467), rotary positions (arXiv 2104.09864),
 SwiGLU (arXiv 2002.05202); grouped-query attention (arXiv 2305.13245). input_ids (B, T) -> logits (B, T, V). Differs
 from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE pairs number i of a head with
-number i + D / 2, not with its neighbour."""
+number i + D / 2, not with its neighbour.
+"""
 
 import math
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillava.attention import attention
+from minillava.attention import attention, implementations
 from minillava.config import TextConfig
 from minillava.kv_cache import KVCache
 from minillava.vision import normal
@@ -88,7 +89,7 @@ class Attention(nn.Module):
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
-            if k.dtype != q.dtype:  # the cache keeps a type of its own
+            if k.dtype != q.dtype:  # the cache has a type of its own
                 k, v = k.to(q.dtype), v.to(q.dtype)
         past = None if cache is None else cache.past
         x = attention(q, k, v, causal=True, implementation=implementation, start=start, past=past)
@@ -117,8 +118,22 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, cos, sin, layer, cache, start, implementation):
+        if implementation == "triton" and can_fuse(self, cache):
+            from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
+
+            return decoder_layer(self, x, cos, sin, layer, cache, start)
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, start, implementation)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+# what the fused kernels compute without calling it
+FUSED = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], MLP)
+
+
+def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
+    """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
+    parts = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp))
+    return parts == FUSED and not (cache is not None and torch.is_grad_enabled())
 
 
 class LanguageModel(nn.Module):
@@ -130,17 +145,17 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = (
-            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        )
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # (D / 2,): a constant, so neither a parameter nor in the files
 
     def hidden_states(self, inputs_embeds, start: Tensor | None = None, cache: KVCache | None = None):
         """(B, T, C) -> (B, T, C), after the last norm.
 
-        `start` int64 is the first position that each row (B,) or each query (B, T) may see; a cache keeps it for the
-        positions to come. What is not seen still shifts the positions of what is, which changes nothing, since RoPE is
-        relative."""
+        `start` int64 is the first position that each row (B,) or each query (B, T) may see; a cache keeps (B,) for the
+        positions to come. What stands before it shifts the positions of what is seen, which changes nothing, since
+        RoPE is relative.
+        """
         past, T = (0 if cache is None else cache.length), inputs_embeds.shape[1]
         cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
         if cache is not None:
@@ -166,11 +181,11 @@ class LanguageModel(nn.Module):
 
 
 def first_tokens(attention_mask: Tensor | None) -> Tensor | None:
-    """The position of each row's first token, (B, S) of 1 for a token and 0 for padding -> (B,); None without padding
-    on the left. Padding on the right needs no mask, since attention is causal.
+    """`start` (B,) of a batch that is padded on the left, whose mask (B, S) is 1 for a token and 0 for padding. None
+    where no row is: padding on the right needs nothing, since attention is causal.
     """
     if attention_mask is not None and (attention_mask > 1).any():
-        raise ValueError("attention_mask is 1 for a token and 0 for padding; packed samples are told by `start`")
+        raise ValueError("attention_mask is 1 for a token and 0 for padding; packed rows are told by `start`")
     if attention_mask is None or attention_mask[:, 0].all():
         return None
     return attention_mask.long().argmax(-1)

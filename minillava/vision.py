@@ -4,7 +4,8 @@ block but one.
 Learning Transferable Visual Models (arXiv 2103.00020), section 2.4; LLaVA (arXiv 2304.08485), section 4.1. pixel_values
 (B, 3, E, E) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its
 key in the files is misspelt `pre_layrnorm`), and LLaVA stops at layer -2 and drops CLS, so the last block and
-`post_layernorm` are never run."""
+`post_layernorm` are never run.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +42,9 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.class_embedding = nn.Parameter(normal(config.hidden_size, std=0.02))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False
-        )
-        positions = normal(config.num_patches + 1, config.hidden_size, std=0.02)
+        C, p = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv2d(config.num_channels, C, p, p, bias=False)
+        positions = normal(config.num_patches + 1, C, std=0.02)
         self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
 
     def forward(self, pixel_values):
@@ -64,9 +64,8 @@ class VisionAttention(nn.Module):
 
     def forward(self, x, implementation):
         B, T, C = x.shape
-        q, k, v = (
-            proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # (B, H, T, D)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (project(x).view(B, T, self.heads, -1).transpose(1, 2) for project in projections)  # (B, H, T, D)
         x = attention(q, k, v, causal=False, implementation=implementation)
         return self.out_proj(x.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
@@ -106,9 +105,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         depth = config.num_hidden_layers + 1
         if not -depth <= feature_layer < depth:
-            raise UserError(
-                f"the vision tower has {depth} feature layers, counted from 0 or from -1 back, and {feature_layer} is none of them"
-            )
+            counted = f"the vision tower has {depth} feature layers, counted from 0 or from -1 back"
+            raise UserError(f"{counted}: there is no {feature_layer}")
         self.config, self.feature_layer, self.keep_cls, self.attention = config, feature_layer, keep_cls, attention
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)

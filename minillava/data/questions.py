@@ -55,7 +55,8 @@ def questions(
     short: the share of them that asks for a single word or phrase, as LLaVA-1.5 does, and answers with `short`. Of the
     existence questions half are noes, and half of the noes name something from a group that the picture does show.
     of: "training", or "held out" for wordings that no training uses.
-    typed: (text, rng) -> the text as someone types it."""
+    typed: (text, rng) -> the text as someone types it.
+    """
     facts, ask, out = Facts(scene), Asker(rng, of), []
     makers = {kind: _MAKERS[kind](facts, ask) for kind in weights}
     while len(out) < n and makers:
@@ -80,7 +81,8 @@ def caption_request(scene: Scene, rng) -> list[Turn]:
     """One question that asks for a list or a description, and its answer: a sample of stage 1.
 
     This is the paper's simple expansion of an image and caption pair, "Human: Xq Xv  Assistant: Xc" (arXiv 2304.08485,
-    section 3)."""
+    section 3).
+    """
     make = _MAKERS["describe" if rng.random() < 0.5 else "list"]
     return next(make(Facts(scene), Asker(rng))).turns()
 

@@ -1,7 +1,8 @@
 """How the questions beyond the first ten kinds are asked: in training, and in words that only the test uses.
 
 {a}, {many} and {name} are a thing ("a cat", "cats", "cat"), {other} a second one, {rel} a relation, {where} a place
-("on the left"), {color} a colour, {here} one of HERE."""
+("on the left"), {color} a colour, {here} one of HERE.
+"""
 
 HERE = (
     "",

@@ -6,7 +6,8 @@
 Each kind counts alike. "held out" asks in wordings, about nouns and with small talk that no training used, "training"
 in those of the training; "typed" is held out in lower case, with short forms and spelling mistakes; "later" comes after
 six other questions; "grey picture" is the same model shown one. The second table names and counts things that are
-alone, by size."""
+alone, by size.
+"""
 
 import argparse
 import json

@@ -2,7 +2,8 @@
 
 An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions
 the figure is the F1 of the things named. `python -m minillava.eval.scenes` prints the table for the first ten kinds,
-`python -m minillava.eval.natural` that for all others."""
+`python -m minillava.eval.natural` that for all others.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
