@@ -603,7 +603,8 @@ SMALL_TALK: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(
             _listed(
-                "Who are you? / What are you? / What is your name? / What can you do? / Tell me about you. / And who are you? / Tell me what you are. / Please tell me who you are."
+                "Who are you? / What are you? / What is your name? / What can you do? / Tell me about you. / "
+                "And who are you? / Tell me what you are. / Please tell me who you are."
             ),
             NAME,
         ),
