@@ -13,7 +13,7 @@ from minillava import weights
 from minillava.data.answers import names_in
 from minillava.data.facts import plural
 from minillava.data.scene_in_words import grid_words
-from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, training_scene
 from minillava.data.wordings import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX
@@ -55,7 +55,7 @@ def test_a_scene_in_words_comes_before_its_conversation():
         if not newline:
             small_talk += turns[0] in {("user", question) for question in SMALL_TALK["training"]}
             continue
-        scene = sample_scene(index)
+        scene = training_scene(index)
         assert {thing.name for thing in scene.things} <= set(names_in(text))
         forms["map" if text == " ".join(grid_words(scene)) else "prose"] += 1
     assert 50 < forms["map"] < 100 and sum(forms.values()) + small_talk == 150 and small_talk >= 1
@@ -125,7 +125,7 @@ def test_phrases_are_judged_for_every_picture_of_the_batch(tokenizer):
     phrases = [tokenizer.decode(row.tolist()) for row in ids]
     assert len(set(phrases)) == len(phrases) == true.shape[1]
     for row, index in enumerate(range(11, 20)):
-        present = {thing.name for thing in sample_scene(index).things}
+        present = {thing.name for thing in training_scene(index).things}
         for column, phrase in enumerate(phrases):
             words = phrase.split(" ", 1)
             if words[0] in ("a", "an") and names_in(phrase) == [words[1]]:  # a phrase that only names

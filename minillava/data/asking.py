@@ -36,25 +36,24 @@ class Question:
 
 
 class Asker:
-    """Draws from `rng`, anything with a `random()` in [0, 1), and words questions as in "training", or in the wordings,
-    nouns and small talk that are "held out" for the test.
+    """Draws from `rng`, anything with a `random()` in [0, 1), and words questions "plain", as in "training", or in the
+    wordings, nouns and small talk that are "held out" for the test.
     """
 
-    def __init__(self, rng, of: str = "training"):
+    def __init__(self, rng, of: str = "plain"):
         self.random = rng.random
-        self.wordings = wordings.TRAINING if of == "training" else wordings.TRAINING | wordings.HELD_OUT
-        self.untold = {
-            "training": wordings.WHAT_NO_PICTURE_TELLS,
-            "held out": wordings.NO_PICTURE_TELLS_THIS_EITHER,
+        self.wordings = {
+            "plain": wordings.PLAIN,
+            "training": wordings.TRAINING,
+            "held out": wordings.TRAINING | wordings.HELD_OUT,
         }[of]
-        self.nouns, self.small_talk, self.countries = (
-            wordings.NOUNS[of],
-            wordings.SMALL_TALK[of],
-            wordings.COUNTRIES[of],
-        )
+        pool = "held out" if of == "held out" else "training"
+        self.untold, self.nouns = wordings.WHAT_NO_PICTURE_TELLS[pool], wordings.NOUNS[pool]
+        self.small_talk, self.countries = wordings.SMALL_TALK[pool], wordings.COUNTRIES[pool]
 
     def __call__(self, key: str, **words: str) -> str:
-        return self.pick(self.wordings[key]).format(**{"here": self.pick(wordings.HERE), **words})
+        text = self.pick(self.wordings[key])
+        return text.format(here=self.pick(wordings.HERE), **words) if "{here}" in text else text.format(**words)
 
     def pick(self, items):
         return pick(self, items)
@@ -88,14 +87,16 @@ def properly(text: str, rng) -> str:
     return text
 
 
-def casual(text: str, rng) -> str:
-    """Most questions as they are; now and then without the capital or the question mark, or sloppily typed."""
-    chance = rng.random()
-    if chance < 0.12:
-        return sloppy(text, rng)
-    if chance < 0.24:
-        return text[0].lower() + text[1:]
-    return text.rstrip("?.") if chance < 0.3 else text
+def casually(text: str, rng) -> str:
+    """Now and then without the capital or the question mark."""
+    if rng.random() < 0.12:
+        text = text[0].lower() + text[1:]
+    return text.rstrip("?") if rng.random() < 0.06 else text
+
+
+def variously(text: str, rng) -> str:
+    """As a training has it: casually, or sloppily typed."""
+    return sloppy(text, rng) if rng.random() < 0.12 else casually(text, rng)
 
 
 def sloppy(text: str, rng) -> str:

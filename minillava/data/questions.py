@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from minillava.data.asking import Asker, Question, casual
+from minillava.data.asking import Asker, Question, casually, variously
 from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, counted, names_text, plural, sentence, swap, there
 from minillava.data.natural import NATURAL
 from minillava.data.scenes import GROUP_OF, GROUPS, OPPOSITE, Scene
@@ -36,7 +36,7 @@ KIND_WEIGHTS = {
     "reasoning": 5,
 }
 ALL_WEIGHTS = KIND_WEIGHTS | {kind: weight for kind, (_, weight) in NATURAL.items()}
-SHORT_SHARE = 0.12  # of the questions of a conversation ask for a word or phrase
+SHORT_SHARE = 0.15  # of the questions of a conversation ask for a word or phrase
 SHORT_PROMPT = "Answer the question using a single word or phrase."  # as in LLaVA-1.5 (arXiv 2310.03744, section 3.2)
 NEVER_SHORT = ("describe", "absent", "cannot_tell", "small_talk", "follow_up")
 
@@ -47,14 +47,14 @@ def questions(
     n: int = 10,
     short: float | None = None,
     weights: dict[str, float] = KIND_WEIGHTS,
-    of: str = "training",
-    typed=casual,
+    of: str = "plain",
+    typed=casually,
 ) -> list[Question]:
     """Up to `n` questions in random order of kinds (`weights`); a plain scene may not have ten.
 
     short: the share of them that asks for a single word or phrase, as LLaVA-1.5 does, and answers with `short`. Of the
     existence questions half are noes, and half of the noes name something from a group that the picture does show.
-    of: "training", or "held out" for wordings that no training uses.
+    of: the wordings, "plain" (the first ten kinds have such), "training", or "held out", which no training uses.
     typed: (text, rng) -> the text as someone types it.
     """
     facts, ask, out = Facts(scene), Asker(rng, of), []
@@ -74,7 +74,8 @@ def questions(
 def conversation(scene: Scene, rng, count: int = 10, kinds=ALL_WEIGHTS) -> list[Turn]:
     """Up to `count` questions and their answers as turns: a sample of stage 2, and of the exported conversations.json."""
     weights = {kind: ALL_WEIGHTS[kind] for kind in kinds}
-    return [turn for question in questions(scene, rng, count, SHORT_SHARE, weights) for turn in question.turns()]
+    asked = questions(scene, rng, count, SHORT_SHARE, weights, "training", variously)
+    return [turn for question in asked for turn in question.turns()]
 
 
 def caption_request(scene: Scene, rng) -> list[Turn]:
@@ -84,7 +85,7 @@ def caption_request(scene: Scene, rng) -> list[Turn]:
     section 3).
     """
     make = _MAKERS["describe" if rng.random() < 0.5 else "list"]
-    return next(make(Facts(scene), Asker(rng))).turns()
+    return next(make(Facts(scene), Asker(rng, "training"))).turns()
 
 
 def _weighted(rng, weights: dict[str, float]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,8 +69,8 @@ PATTERNS = ("plain", "gradient", "stripes", "checks", "dots", "noise")
 
 SIZE = 112  # default side of a scene, px
 SPLITS = {"train": 0, "val": 1, "pairs": 2}  # the first word of each split's seed
-# longest side before turning, px of a 112 px scene; the last three for a thing that is alone
-THING_SIZES = (26, 30, 34, 38, 42, 46, 56, 68, 80)
+THING_SIZES = (26, 30, 34, 38, 42, 46)  # longest side before turning, px of a 112 px scene
+LARGE_SIZES = (56, 68, 80)  # of things that are alone, in some scenes of a training
 ANGLES = tuple(range(-20, 21, 5))
 MIN_DISTANCE, MAX_IOU = 26, 0.12  # between the centres (px of a 112 px scene) and the boxes of two things
 HERE = Path(__file__).parent
@@ -342,6 +342,19 @@ def sample_scene(seed: int, split: str = "train", size: int = SIZE, max_objects:
     return Scene(seed, size, color, pattern, tuple(things))
 
 
+def training_scene(index: int) -> Scene:
+    """What a training sees: scene `index` of "train", but one in sixteen is a single large thing."""
+    if index % 16:
+        return sample_scene(index)
+    return enlarged(sample_scene(index, max_objects=1), LARGE_SIZES[index // 16 % len(LARGE_SIZES)])
+
+
+def enlarged(scene: Scene, size: int) -> Scene:
+    """The scene with its only thing `size` px large."""
+    [t] = scene.things
+    return replace(scene, things=(_inside(scene.size, t.x, t.y, t.name, size, t.angle, t.flip, t.light),))
+
+
 def _names(draw: Draws, count: int, names: list[str]) -> list[str]:
     """`count` names beginning with the given ones, in random order; one is repeated in 35% of the scenes that have room
     for it.
@@ -358,7 +371,7 @@ def _names(draw: Draws, count: int, names: list[str]) -> list[str]:
     return draw.sample(names, count)
 
 
-_SIZE_RANGE = {1: (1, 9), 2: (1, 6), 3: (0, 5), 4: (0, 4), 5: (0, 3)}  # of THING_SIZES, by number of things
+_SIZE_RANGE = {1: (1, 6), 2: (1, 6), 3: (0, 5), 4: (0, 4), 5: (0, 3)}  # of THING_SIZES, by number of things
 
 
 def _placed(draw: Draws, names: list[str]) -> list[Thing]:

@@ -1,4 +1,5 @@
-"""How the questions beyond the first ten kinds are asked: in training, and in words that only the test uses.
+"""How questions are asked: the plain wordings of the first ten kinds, those that training adds, those of the kinds beyond,
+and words that only the test uses.
 
 {a}, {many} and {name} are a thing ("a cat", "cats", "cat"), {other} a second one, {rel} a relation, {where} a place
 ("on the left"), {color} a colour, {here} one of HERE.
@@ -17,7 +18,7 @@ HERE = (
     " in the photo",
 )
 
-TRAINING: dict[str, tuple[str, ...]] = {
+PLAIN: dict[str, tuple[str, ...]] = {
     "existence": (
         "Is there {a}?",
         "Is there {a} in the picture?",
@@ -25,41 +26,34 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Can you see {a} here?",
         "Does the picture show {a}?",
         "Is {a} in the image?",
-        "Are there any {many}{here}?",
-        "Do you see any {many}{here}?",
-        "Can you see {a}{here}?",
-        "Is this {a}?",
-        "Any {many}{here}?",
     ),
     "count_of": (
         "How many {many} are there?",
         "How many {many} do you see?",
         "How many {many} are in the picture?",
         "What is the number of {many}?",
-        "How many {many} can you see{here}?",
-        "Count the {many}.",
     ),
     "count": (
         "How many objects are there?",
         "How many things do you see?",
         "How many objects are in the picture?",
         "What is the number of objects in the image?",
-        "How many things are there{here}?",
-        "How many objects can you see?",
-        "Count the objects.",
     ),
     "where": (
         "Where is the {name}?",
         "Where in the picture is the {name}?",
         "Where do you see the {name}?",
         "In which part of the image is the {name}?",
-        "Where can I find the {name}{here}?",
-        "What is the place of the {name}?",
     ),
     "relation": (
         "Where is the {name} relative to the {other}?",
         "Where is the {name}, seen from the {other}?",
         "How is the {name} placed relative to the {other}?",
+    ),
+    "relation_yes_no": (
+        "Is the {name} {rel} the {other}?",
+        "Do you see the {name} {rel} the {other}?",
+        "Is it true that the {name} is {rel} the {other}?",
     ),
     "color": (
         "What color is the background?",
@@ -75,15 +69,6 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "What objects are in the image?",
         "What does the picture show?",
         "List the objects in the picture.",
-        "What is this?",
-        "What is there{here}?",
-        "What can you see{here}?",
-        "What things are there{here}?",
-        "What do you see on the picture?",
-        "What is this a picture of?",
-        "Which things can you see?",
-        "Name everything that you see.",
-        "Tell me what you see.",
     ),
     "describe": (
         "Describe the picture.",
@@ -112,6 +97,36 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Which thing does not belong with the others?",
         "Which of them is the odd one out?",
         "What does not fit with the rest?",
+    ),
+}
+MORE: dict[str, tuple[str, ...]] = {
+    "existence": (
+        "Are there any {many}{here}?",
+        "Do you see any {many}{here}?",
+        "Can you see {a}{here}?",
+        "Is this {a}?",
+        "Any {many}{here}?",
+    ),
+    "count_of": ("How many {many} can you see{here}?", "Count the {many}."),
+    "count": ("How many things are there{here}?", "How many objects can you see?", "Count the objects."),
+    "where": ("Where can I find the {name}{here}?", "What is the place of the {name}?"),
+    "relation_yes_no": (
+        "Does the picture show {thing} {rel} the {other}?",
+        "Tell me whether the {name} is {rel} the {other}.",
+        "Is there {thing} {rel} the {other}?",
+        "Would you say that the {name} is {rel} the {other}?",
+        "Can you see {thing} {rel} the {other}?",
+    ),
+    "list": (
+        "What is this?",
+        "What is there{here}?",
+        "What can you see{here}?",
+        "What things are there{here}?",
+        "What do you see on the picture?",
+        "What is this a picture of?",
+        "Which things can you see?",
+        "Name everything that you see.",
+        "Tell me what you see.",
     ),
     "group_yes_no": (
         "Can you tell me if there is {a}?",
@@ -187,16 +202,6 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "Is there {thing} {where}?",
         "Is it true that the {name} is {where}?",
         "Can you see {thing} {where}?",
-    ),
-    "relation_yes_no": (
-        "Does the picture show {thing} {rel} the {other}?",
-        "Tell me whether the {name} is {rel} the {other}.",
-        "Is the {name} {rel} the {other}?",
-        "Do you see the {name} {rel} the {other}?",
-        "Is it true that the {name} is {rel} the {other}?",
-        "Is there {thing} {rel} the {other}?",
-        "Would you say that the {name} is {rel} the {other}?",
-        "Can you see {thing} {rel} the {other}?",
     ),
     "either_relation": (
         "Is the {name} {rel} or {opposite} the {other}?",
@@ -384,7 +389,9 @@ TRAINING: dict[str, tuple[str, ...]] = {
     "is_it_color": ("Is it {color}?", "And is it {color}?", "So it is {color}?"),
     "is_it_place": ("Is it {where}?", "And is it {where}?", "Is that {where}?"),
 }
-
+TRAINING: dict[str, tuple[str, ...]] = {
+    kind: PLAIN.get(kind, ()) + MORE.get(kind, ()) for kind in dict.fromkeys((*PLAIN, *MORE))
+}
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "existence": ("Is there {a} somewhere in this photo?", "Do you see {a} anywhere?", "Can you see {a} in the photo?"),
     "count_of": (
@@ -519,7 +526,8 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(" ".join(each.split()) for each in text.split(" / "))
 
 
-WHAT_NO_PICTURE_TELLS = _listed("""
+WHAT_NO_PICTURE_TELLS = {
+    "training": _listed("""
     What time is it? / What day is it? / What year is it? / What is the date today? / What month is it? / Who
     made this picture? / Who drew this? / Who painted it? / Who are they? / Who is the king of {country}? /
     Where was this photo taken? / Where was it made? / When was this picture made? / When was it painted? / Why
@@ -571,8 +579,8 @@ WHAT_NO_PICTURE_TELLS = _listed("""
     / I love you. / I am hungry. / I am happy. / I have {a}. / Okay. / Nice. / Good. / You are funny. / My
     {name} is better. / The {name} is nice. / Please help. / Forget everything. / Who is the president? / Who is
     the queen of {country}? / blah blah / asdf
-""")
-NO_PICTURE_TELLS_THIS_EITHER = _listed("""
+"""),
+    "held out": _listed("""
     What hour is it? / Which year is this? / Who took this? / Who took this photo? / Who made it? / When was
     this photo taken? / Where was this picture made? / How much did the {name} cost? / What does the {name}
     think? / Is the {name} tired? / Who does the {name} belong to? / What is {digit} plus {digit}? / What is the
@@ -580,7 +588,8 @@ NO_PICTURE_TELLS_THIS_EITHER = _listed("""
     Can you dance? / Where are you from? / Are you human? / Tell me a joke. / Sing me a song. / Write a story. /
     What happens next? / What does the {name} smell like? / Where can I find {a} to buy? / What is the name of
     this {name}? / Why is it here? / What day was it? / How old is it?
-""")
+"""),
+}
 COUNTRIES = {
     "training": ("France", "Italy", "China", "Peru", "India", "Kenya", "Norway", "Brazil"),
     "held out": ("Japan", "Egypt", "Poland"),

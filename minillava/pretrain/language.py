@@ -23,7 +23,7 @@ from minillava.data.asking import Asker
 from minillava.data.facts import a, plural
 from minillava.data.questions import ALL_WEIGHTS, conversation
 from minillava.data.scene_in_words import FORMS, UNTOLD, in_words
-from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, training_scene
 from minillava.data.wordings import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
@@ -76,7 +76,7 @@ def name_list(index: int, as_questions: bool, groups: bool = False) -> list[Turn
         ]
     turns = []
     for word, verdict in asked:
-        turns += [("user", _about(word, Asker(rng))), ("assistant", verdict.capitalize())]
+        turns += [("user", _about(word, Asker(rng, "training"))), ("assistant", verdict.capitalize())]
     return [("user", f"{', '.join(listed)}\n{turns[0][1]}"), *turns[1:]]
 
 
@@ -162,7 +162,7 @@ class LookUp:
 
 def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
     """A scene in words, half of them as a map, and a conversation about it; once in fifty small talk."""
-    scene, rng = sample_scene(index), np.random.default_rng([3, index])
+    scene, rng = training_scene(index), np.random.default_rng([3, index])
     if rng.random() < 0.02:
         pairs = list(SMALL_TALK["training"].items())
         chosen = [pairs[i] for i in rng.permutation(len(pairs))[:3]]

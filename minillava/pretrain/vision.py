@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minillava.config import VisionConfig
 from minillava.data.phrases import contrastive_phrases, true_phrases
-from minillava.data.scenes import sample_scene
+from minillava.data.scenes import training_scene
 from minillava.inputs.image import preprocess
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.pretrain.language import MUON, train_tokenizer
@@ -110,7 +110,7 @@ def phrase_batch(tokenizer: Tokenizer, first: int, size: int):
     """pixel_values (B, 3, 112, 112), phrase ids (phrases, T), truth (B, phrases) of the scenes first..first + size - 1;
     a phrase stands once.
     """
-    scenes = [sample_scene(index) for index in range(first, first + size)]
+    scenes = [training_scene(index) for index in range(first, first + size)]
     rng = np.random.default_rng([7, first])
     column: dict[str, int] = {}
     for scene in scenes:

@@ -23,7 +23,7 @@ from minillava.data.records import (
     tell_unnamed,
     without_mark,
 )
-from minillava.data.scenes import sample_scene
+from minillava.data.scenes import training_scene
 from minillava.errors import UserError
 from minillava.files import FolderListings, check_name
 from minillava.inputs.conversation import Turn
@@ -63,7 +63,7 @@ class SceneSamples:
         self.stage = stage
 
     def __getitem__(self, index: int) -> Sample:
-        scene = sample_scene(index)
+        scene = training_scene(index)
         return Sample(self.make_turns(scene, np.random.default_rng([self.stage, index])), scene.render())
 
     def group(self, step: int, batch_size: int, seed: int, mixed: bool = True) -> tuple[Group, int]:

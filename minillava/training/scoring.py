@@ -6,7 +6,7 @@ the figure is the F1 of the things named. `python -m minillava.eval.scenes` prin
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from minillava.data.asking import Question, properly, sloppy
 from minillava.data.natural import NATURAL
 from minillava.data.questions import ALL_WEIGHTS, questions
 from minillava.data.scene_in_words import UNTOLD, in_words
-from minillava.data.scenes import THING_SIZES, Scene, sample_scene
+from minillava.data.scenes import LARGE_SIZES, THING_SIZES, Scene, enlarged, sample_scene
 from minillava.generation import answer_all
 from minillava.inputs.conversation import Turn
 from minillava.inputs.processor import Processor
@@ -83,7 +83,7 @@ def cases(split: str, scenes: int, max_objects: int = 4, each: int = 8) -> list[
     made = []
     for seed in range(scenes):
         scene = sample_scene(seed, split, max_objects=max_objects)
-        asked = questions(scene, np.random.default_rng([9, seed]), each, typed=properly)
+        asked = questions(scene, np.random.default_rng([9, seed]), each)
         made += [Case(scene, question) for question in asked]
     return made
 
@@ -100,7 +100,7 @@ def natural_cases(
         asked = questions(scene, np.random.default_rng([10, seed]), each, weights=weights, of=of, typed=typed)
         for number, question in enumerate(asked):
             rng = np.random.default_rng([11, seed, number])
-            talk = questions(scene, rng, turns, weights=ALL_WEIGHTS)
+            talk = questions(scene, rng, turns, weights=ALL_WEIGHTS, of="training")
             made.append(Case(scene, question, tuple(turn for each in talk for turn in each.turns())))
     return made
 
@@ -184,9 +184,9 @@ def score_natural(model, processor, scenes: int, quick: bool = False) -> dict[st
 def score_by_size(model, processor, scenes: int) -> dict[int, dict[str, float]]:
     """{longest side in px: share of things, each alone, that are named as one thing, and counted as one}."""
     figures = {}
-    for size in THING_SIZES[1:]:
-        alone = [sample_scene(seed, "val", max_objects=1) for seed in range(scenes)]
-        shown = [replace(scene, things=(replace(scene.things[0], size=size, x=56.0, y=56.0),)) for scene in alone]
+    alone = [sample_scene(seed, "val", max_objects=1) for seed in range(scenes)]
+    for size in THING_SIZES[1:] + LARGE_SIZES:
+        shown = [enlarged(scene, size) for scene in alone]
         named, counted = (
             answer_all(model, processor, [(question, scene.render()) for scene in shown], title=f"{size} px")
             for question in ("What is in the picture?", "How many objects are there?")
