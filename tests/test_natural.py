@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from minillava.data import facts, wordings
+from minillava.data import facts, small_talk, wordings
 from minillava.data.answers import names_in, parse_answer
 from minillava.data.asking import sloppy, variously
 from minillava.data.groups import ARGUABLE, COLOR_OF, MASS, MEMBERS
+from minillava.data.held_out import HELD_OUT
 from minillava.data.natural import NATURAL
 from minillava.data.questions import ALL_WEIGHTS, KIND_WEIGHTS, conversation, questions
 from minillava.data.scene_in_words import FORMS, UNTOLD
@@ -143,12 +144,12 @@ def test_what_is_not_there_is_said_not_to_be_there():
 
 
 def test_the_test_asks_as_no_training_does():
-    for key, held_out in wordings.HELD_OUT.items():
+    for key, held_out in HELD_OUT.items():
         assert not set(held_out) & set(wordings.TRAINING[key]), key
-    pools = (wordings.NOUNS, wordings.SMALL_TALK, wordings.COUNTRIES, wordings.WHAT_NO_PICTURE_TELLS)
+    pools = (small_talk.NOUNS, small_talk.SMALL_TALK, small_talk.COUNTRIES, small_talk.WHAT_NO_PICTURE_TELLS)
     assert not any(set(pool["training"]) & set(pool["held out"]) for pool in pools)
-    nouns = {*wordings.NOUNS["training"], *wordings.NOUNS["held out"]}
-    assert len(wordings.NOUNS["training"]) >= 100 and not nouns & {*NAMES, *MEMBERS, *COLORS}
+    nouns = {*small_talk.NOUNS["training"], *small_talk.NOUNS["held out"]}
+    assert len(small_talk.NOUNS["training"]) >= 100 and not nouns & {*NAMES, *MEMBERS, *COLORS}
 
 
 def test_groups_hold_names_and_nothing_is_asked_where_people_would_disagree():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from minillava.data import wordings
-from minillava.data.facts import pick, shuffled
+from minillava.data import small_talk
+from minillava.data.facts import names_text, pick, shuffled
+from minillava.data.held_out import HELD_OUT
+from minillava.data.wordings import HERE, PLAIN, TRAINING
 from minillava.inputs.conversation import Turn
 
 
@@ -35,6 +37,20 @@ class Question:
         return [*self.asked(), ("assistant", self.answer)]
 
 
+def yes_no(kind: str, text: str, yes: bool, answer: str, **more) -> Question:
+    """A question whose answer begins with yes or no, and is judged by it."""
+    return Question(kind, text, f"{'Yes' if yes else 'No'}, {answer}.", "yes" if yes else "no", reads="yes_no", **more)
+
+
+def which(kind: str, text: str, answer: str, found, **more) -> Question:
+    """A question whose answer names things, or says that there is nothing."""
+    return Question(kind, text, answer, names_text(found) or "nothing", reads="names", **more)
+
+
+def capital(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
 class Asker:
     """Draws from `rng`, anything with a `random()` in [0, 1), and words questions "plain", as in "training", or in the
     wordings, nouns and small talk that are "held out" for the test.
@@ -43,17 +59,17 @@ class Asker:
     def __init__(self, rng, of: str = "plain"):
         self.random = rng.random
         self.wordings = {
-            "plain": wordings.PLAIN,
-            "training": wordings.TRAINING,
-            "held out": wordings.TRAINING | wordings.HELD_OUT,
+            "plain": PLAIN,
+            "training": TRAINING,
+            "held out": TRAINING | HELD_OUT,
         }[of]
         pool = "held out" if of == "held out" else "training"
-        self.untold, self.nouns = wordings.WHAT_NO_PICTURE_TELLS[pool], wordings.NOUNS[pool]
-        self.small_talk, self.countries = wordings.SMALL_TALK[pool], wordings.COUNTRIES[pool]
+        self.untold, self.nouns = small_talk.WHAT_NO_PICTURE_TELLS[pool], small_talk.NOUNS[pool]
+        self.small_talk, self.countries = small_talk.SMALL_TALK[pool], small_talk.COUNTRIES[pool]
 
     def __call__(self, key: str, **words: str) -> str:
         text = self.pick(self.wordings[key])
-        return text.format(here=self.pick(wordings.HERE), **words) if "{here}" in text else text.format(**words)
+        return text.format(here=self.pick(HERE), **words) if "{here}" in text else text.format(**words)
 
     def pick(self, items):
         return pick(self, items)

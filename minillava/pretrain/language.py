@@ -24,7 +24,7 @@ from minillava.data.facts import a, plural
 from minillava.data.questions import ALL_WEIGHTS, conversation
 from minillava.data.scene_in_words import FORMS, UNTOLD, in_words
 from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, training_scene
-from minillava.data.wordings import SMALL_TALK
+from minillava.data.small_talk import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
 from minillava.inputs.tokenizer import Tokenizer

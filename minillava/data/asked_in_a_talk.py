@@ -1,0 +1,155 @@
+"""Questions about what is not there and what no picture tells, small talk, and follow-ups."""
+
+from collections.abc import Iterator
+
+from minillava.data import small_talk
+from minillava.data.asked_of_groups import none_of
+from minillava.data.asked_of_places import elsewhere, sides
+from minillava.data.asking import Asker, Question, capital, yes_no
+from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, plural
+from minillava.data.scenes import NAMES, OPPOSITE, PLACES
+from minillava.data.wordings import REL_WORDS
+
+
+def absent(facts: Facts, ask: Asker) -> Iterator[Question]:
+    """Whatever is asked about a thing that is not there: first of all, it is not."""
+    for _ in range(3):
+        unseen = ask.random() < 0.3
+        name = ask.noun() if unseen else facts.absent(ask, hard=ask.random() < 0.5)
+        rel = ask.pick(REL_WORDS[ask.pick(list(OPPOSITE))])
+        words = dict(
+            name=name, a=a(name), rel=rel, where=PLACE_PHRASE[ask.pick(PLACES)], other=ask.pick(list(facts.count))
+        )
+        yield Question("absent", ask("absent", **words), f"There is no {name}.", "no", reads="yes_no")
+
+
+def unknown(facts: Facts, ask: Asker) -> Iterator[Question]:
+    for _ in range(3):
+        noun = ask.noun()
+        if ask.random() < 0.2:
+            text = ask("unknown_count", many=plural(noun))
+            yield Question("unknown", text, capital(none_of(noun)), "no", reads="yes_no")
+        else:
+            yield yes_no("unknown", ask("unknown", a=a(noun), many=plural(noun)), False, f"there is no {noun}")
+
+
+def cannot_tell(facts: Facts, ask: Asker) -> Iterator[Question]:
+    for text in ask.shuffled(ask.untold)[:3]:
+        name = ask.pick(list(facts.count))
+        words = dict(
+            name=name,
+            a=a(name),
+            many=plural(ask.pick(NAMES)),
+            digit=1 + int(9 * ask.random()),
+            country=ask.pick(ask.countries),
+        )
+        yield Question("cannot_tell", text.format(**words), small_talk.CANNOT_TELL, "cannot tell", reads="said")
+
+
+def chat(facts: Facts, ask: Asker) -> Iterator[Question]:
+    said = {
+        small_talk.HELLO: "hello",
+        small_talk.NAME: "minillava",
+        small_talk.WELCOME: "welcome",
+        small_talk.BYE: "bye",
+    }
+    for text, answer in ask.shuffled(ask.small_talk.items())[:2]:
+        yield Question("small_talk", text, answer, said[answer], reads="said")
+
+
+def follow_up(facts: Facts, ask: Asker) -> Iterator[Question]:
+    makers = (
+        _where_is_it,
+        _and_another,
+        _and_the_other,
+        _and_how_many,
+        _how_many_of_it,
+        _how_many_things,
+        _is_it,
+        _sure,
+    )
+    for maker in ask.shuffled(makers):
+        yield from maker(facts, ask)
+
+
+def _exists(facts: Facts, ask: Asker, name: str) -> list:
+    is_there = (
+        f"Yes, {facts.there_is({name: facts.count[name]})}." if name in facts.count else f"No, there is no {name}."
+    )
+    return [("user", ask("existence", a=a(name), many=plural(name))), ("assistant", is_there)]
+
+
+def _where_is_it(facts: Facts, ask: Asker) -> Iterator[Question]:
+    for thing in ask.shuffled(facts.single)[:1]:
+        if place := facts.place(thing):
+            answer = f"The {thing.name} is {PLACE_PHRASE[place]}."
+            before = _exists(facts, ask, thing.name)
+            yield Question("follow_up", ask("where_is_it"), answer, place, reads="where", before=before)
+    if ask.random() < 0.3:
+        name = facts.absent(ask, hard=True)
+        before = _exists(facts, ask, name)
+        yield Question("follow_up", ask("where_is_it"), f"There is no {name}.", "no", reads="yes_no", before=before)
+
+
+def _and_another(facts: Facts, ask: Asker) -> Iterator[Question]:
+    name, yes = ask.pick(list(facts.count)), ask.random() < 0.5
+    first = facts.absent(ask, hard=False) if yes or len(facts.count) == 1 else ask.pick(list(facts.count))
+    second = name if yes else facts.absent(ask, hard=ask.random() < 0.5, but=(first,))
+    answer = facts.there_is({second: facts.count[second]}) if yes else f"there is no {second}"
+    yield yes_no("follow_up", ask("and_a", a=a(second)), yes, answer, before=_exists(facts, ask, first))
+
+
+def _and_the_other(facts: Facts, ask: Asker) -> Iterator[Question]:
+    placed = [
+        (thing.name, PLACE_PHRASE[facts.place(thing)], facts.place(thing))
+        for thing in facts.single
+        if facts.place(thing)
+    ]
+    if len(placed) > 1:
+        (one, where, _), (other, elsewhere, place) = ask.shuffled(placed)[:2]
+        before = [("user", ask("where", name=one)), ("assistant", f"The {one} is {where}.")]
+        answer = f"The {other} is {elsewhere}."
+        yield Question("follow_up", ask("and_the", name=other), answer, place, reads="where", before=before)
+
+
+def _and_how_many(facts: Facts, ask: Asker) -> Iterator[Question]:
+    names = ask.shuffled(facts.count)
+    first = names[0] if len(names) > 1 else facts.absent(ask, hard=True)
+    second = names[-1] if ask.random() < 0.75 else facts.absent(ask, hard=True, but=(first,))
+    before = [("user", ask("count_of", many=plural(first))), ("assistant", facts.count_sentence(first))]
+    number = NUMBERS[facts.count.get(second, 0)]
+    text = ask("and_many", many=plural(second))
+    yield Question("follow_up", text, facts.count_sentence(second), number, reads="count_of", before=before)
+
+
+def _how_many_of_it(facts: Facts, ask: Asker) -> Iterator[Question]:
+    """After "are there any cats", whose answer does not count them."""
+    name = ask.pick(list(facts.count))
+    before = [("user", f"Are there any {plural(name)}?"), ("assistant", "Yes.")]
+    number = NUMBERS[facts.count[name]]
+    yield Question(
+        "follow_up", ask("how_many_of_it"), facts.count_sentence(name), number, reads="count_of", before=before
+    )
+
+
+def _how_many_things(facts: Facts, ask: Asker) -> Iterator[Question]:
+    before = [("user", ask("list")), ("assistant", capital(facts.there_is(facts.count)))]
+    total = len(facts.things)
+    answer = "There is one object." if total == 1 else f"There are {NUMBERS[total]} objects."
+    yield Question("follow_up", ask("how_many_things"), answer, NUMBERS[total], reads="count", before=before)
+
+
+def _is_it(facts: Facts, ask: Asker) -> Iterator[Question]:
+    for thing in ask.shuffled(facts.single)[:1]:
+        if place := facts.place(thing):
+            yes = ask.random() < 0.5
+            asked = ask.pick(sides(place) if yes else elsewhere(place))
+            text = ask("is_it_place", where=PLACE_PHRASE[asked])
+            before = _exists(facts, ask, thing.name)
+            yield yes_no("follow_up", text, yes, f"the {thing.name} is {PLACE_PHRASE[place]}", before=before)
+
+
+def _sure(facts: Facts, ask: Asker) -> Iterator[Question]:
+    if ask.random() < 0.3:
+        before = _exists(facts, ask, ask.pick(list(facts.count)))
+        yield Question("follow_up", ask("sure"), small_talk.SURE, "what i see", reads="said", before=before)
