@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from minillava.data import small_talk
 from minillava.data.asked_of_groups import none_of
 from minillava.data.asked_of_places import elsewhere, sides
-from minillava.data.asking import Asker, Question, capital, yes_no
-from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, plural
+from minillava.data.asking import Asker, Question, yes_no
+from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, plural, sentence
 from minillava.data.scenes import NAMES, OPPOSITE, PLACES
 from minillava.data.wordings import REL_WORDS
 
@@ -28,7 +28,7 @@ def unknown(facts: Facts, ask: Asker) -> Iterator[Question]:
         noun = ask.noun()
         if ask.random() < 0.2:
             text = ask("unknown_count", many=plural(noun))
-            yield Question("unknown", text, capital(none_of(noun)), "no", reads="yes_no")
+            yield Question("unknown", text, sentence(none_of(noun)), "no", reads="yes_no")
         else:
             yield yes_no("unknown", ask("unknown", a=a(noun), many=plural(noun)), False, f"there is no {noun}")
 
@@ -133,7 +133,7 @@ def _how_many_of_it(facts: Facts, ask: Asker) -> Iterator[Question]:
 
 
 def _how_many_things(facts: Facts, ask: Asker) -> Iterator[Question]:
-    before = [("user", ask("list")), ("assistant", capital(facts.there_is(facts.count)))]
+    before = [("user", ask("list")), ("assistant", sentence(facts.there_is(facts.count)))]
     total = len(facts.things)
     answer = "There is one object." if total == 1 else f"There are {NUMBERS[total]} objects."
     yield Question("follow_up", ask("how_many_things"), answer, NUMBERS[total], reads="count", before=before)

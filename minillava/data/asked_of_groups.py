@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from minillava.data.asking import Asker, Question, capital, which, yes_no
-from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, plural
+from minillava.data.asking import Asker, Question, which, yes_no
+from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, plural, sentence
 from minillava.data.groups import COLLECTIVE, MASS, MEMBERS
 from minillava.data.scenes import GROUP_OF
 
@@ -35,7 +35,7 @@ def group_list(facts: Facts, ask: Asker) -> Iterator[Question]:
         members = facts.members(word)
         answer = facts.there_is(members) if members else none_of(word)
         key = "group_list_mass" if word in MASS else "group_list"
-        yield which("group_list", ask(key, **_forms(word)), capital(answer), members)
+        yield which("group_list", ask(key, **_forms(word)), sentence(answer), members)
 
 
 def group_count(facts: Facts, ask: Asker) -> Iterator[Question]:
@@ -44,7 +44,7 @@ def group_count(facts: Facts, ask: Asker) -> Iterator[Question]:
             continue
         members, total = facts.members(word), sum(facts.members(word).values())
         many = f"There {'is' if total == 1 else 'are'} {NUMBERS[total]} {word if total == 1 else plural(word)}"
-        answer = f"{many}: {facts.listing(members)}." if members else capital(none_of(word))
+        answer = f"{many}: {facts.listing(members)}." if members else sentence(none_of(word))
         yield Question("group_count", ask("group_count", **_forms(word)), answer, NUMBERS[total], reads="count_of")
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from minillava.data.asking import Asker, Question, capital, which, yes_no
-from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, joined, plural, swap, the
+from minillava.data.asking import Asker, Question, which, yes_no
+from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, joined, plural, sentence, swap, the
 from minillava.data.scenes import COLOR_NAMES, OPPOSITE, PLACES, Thing, relation
 from minillava.data.wordings import REL_WORDS
 
@@ -19,7 +19,7 @@ def at_place(facts: Facts, ask: Asker) -> Iterator[Question]:
         if ask.random() < 0.3:
             yield yes_no("at_place", ask("at_place_yes_no", where=where), bool(names), answer)
         else:
-            yield which("at_place", ask("at_place", where=where), capital(answer), names)
+            yield which("at_place", ask("at_place", where=where), sentence(answer), names)
 
 
 def _subject(names) -> str:
@@ -99,13 +99,13 @@ def _either_count(facts: Facts, ask: Asker) -> Iterator[Question]:
     for name, count in ask.shuffled(facts.count.items()):
         first, second = ask.shuffled((count, ask.pick([n for n in range(1, 6) if n != count])))
         text = ask("either_count", number=NUMBERS[first], wrong=NUMBERS[second], many=plural(name))
-        yield Question("either_or", text, capital(facts.there_is({name: count})), NUMBERS[count], reads="count_of")
+        yield Question("either_or", text, sentence(facts.there_is({name: count})), NUMBERS[count], reads="count_of")
 
 
 def _either_name(facts: Facts, ask: Asker) -> Iterator[Question]:
     for name in ask.shuffled(facts.count):
         first, second = ask.shuffled((name, facts.absent(ask, hard=ask.random() < 0.5)))
-        answer = capital(facts.there_is({name: facts.count[name]}))
+        answer = sentence(facts.there_is({name: facts.count[name]}))
         yield which("either_or", ask("either_name", a=a(first), b=a(second)), answer, (name,))
 
 
@@ -121,7 +121,7 @@ def beside(facts: Facts, ask: Asker) -> Iterator[Question]:
         for rel, names in ask.shuffled(found.items()):
             if len(set(names)) == len(names) and (names or ask.random() < 0.07):
                 text = ask("beside", rel=ask.pick(REL_WORDS[rel]), name=thing.name)
-                yield which("beside", text, capital(f"{_subject(names)} {rel} the {thing.name}"), names)
+                yield which("beside", text, sentence(f"{_subject(names)} {rel} the {thing.name}"), names)
 
 
 def nearest(facts: Facts, ask: Asker) -> Iterator[Question]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from minillava.data.asking import Asker, Question, capital, which, yes_no
-from minillava.data.facts import NUMBERS, PATTERN_WORD, Facts, a, plural, there
+from minillava.data.asking import Asker, Question, which, yes_no
+from minillava.data.facts import NUMBERS, PATTERN_WORD, Facts, a, plural, sentence, there
 from minillava.data.groups import COLOR_OF, SEVERAL
 from minillava.data.scenes import COLOR_NAMES, PATTERNS
 
@@ -73,7 +73,7 @@ def bigger(facts: Facts, ask: Asker) -> Iterator[Question]:
         answer = f"the {big} is bigger than the {small}"
         if ask.random() < 0.4:
             first, second = ask.shuffled((big, small))
-            yield which("bigger", ask("bigger_open", name=first, other=second), capital(answer), (big,))
+            yield which("bigger", ask("bigger_open", name=first, other=second), sentence(answer), (big,))
         else:
             yes = ask.random() < 0.5
             first, second = (big, small) if yes else (small, big)
@@ -109,7 +109,7 @@ def besides(facts: Facts, ask: Asker) -> Iterator[Question]:
         else:
             text = ask("besides", name=name)
             if others:
-                yield which("besides", text, capital(answer), others)
+                yield which("besides", text, sentence(answer), others)
             else:
                 yield which("besides", text, f"There is nothing besides the {name}.", ())
 

@@ -47,10 +47,6 @@ def which(kind: str, text: str, answer: str, found, **more) -> Question:
     return Question(kind, text, answer, names_text(found) or "nothing", reads="names", **more)
 
 
-def capital(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
-
-
 class Asker:
     """Draws from `rng`, anything with a `random()` in [0, 1), and words questions "plain", as in "training", or in the
     wordings, nouns and small talk that are "held out" for the test.

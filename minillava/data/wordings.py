@@ -5,7 +5,7 @@ for the kinds beyond. Those that only the test uses are in held_out.py.
 ("on the left"), {color} a colour, {here} one of HERE.
 """
 
-HERE = ("", " in the picture", " in the image", " here", " in this picture", " in the photo")
+HERE = ("", "", "", " in the picture", " in this picture", " in the image", " in the photo", " here")
 
 PLAIN: dict[str, tuple[str, ...]] = {
     "existence": (
