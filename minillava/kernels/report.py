@@ -228,7 +228,7 @@ def problems(compiled: Compiled, dtype: torch.dtype, D: int) -> list[str]:
 
 
 def useful_share(launch: Launch) -> float:
-    """Of the scores that the forward kernel's tiles compute, the share that is visible; without `start`."""
+    """The share of visible scores among those that the forward kernel's tiles compute; without `start`."""
     a = launch.arguments
     T, S, BLOCK_T, BLOCK_S, causal = (a[name] for name in ("T", "S", "BLOCK_T", "BLOCK_S", "CAUSAL"))
     visible = sum(t + S - T + 1 if causal else S for t in range(T))

@@ -130,7 +130,7 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
 
 
 def last_part(name) -> str:
-    """Of a tower's name or path in the original's config.json the part that says which it is."""
+    """The part of a tower's name or path, in the original's config.json, that says which tower it is."""
     return str(name).rstrip("/").rsplit("/", 1)[-1]
 
 
