@@ -20,8 +20,7 @@ from minillava.config import VisionConfig
 @dataclass(frozen=True)
 class Tiling:
     """How a picture is cut: `rows` x `columns` tiles of `side` x `side` patches, with margins of `top` and `left`
-    patches at either end.
-    """
+    patches at either end."""
 
     rows: int
     columns: int
@@ -55,12 +54,10 @@ class Tiling:
         rows, columns = full_height // image_size, full_width // image_size
         # rounded as the original rounds: a hair below a whole number counts as that number
         if width / height > columns / rows:
-            return cls(
-                rows, columns, side, top=(rows * side - int(round(height * (columns * side / width), 7))) // 2, left=0
-            )
-        return cls(
-            rows, columns, side, top=0, left=(columns * side - int(round(width * (rows * side / height), 7))) // 2
-        )
+            shown = int(round(height * (columns * side / width), 7))
+            return cls(rows, columns, side, top=(rows * side - shown) // 2, left=0)
+        shown = int(round(width * (rows * side / height), 7))
+        return cls(rows, columns, side, top=0, left=(columns * side - shown) // 2)
 
 
 def best_pinpoint(size: tuple[int, int], pinpoints) -> tuple[int, int]:
@@ -79,15 +76,12 @@ def cut_views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Im
     """The picture squashed to E x E, and its tiles row by row."""
     height, width = best_pinpoint(picture.size, pinpoints)
     across, down = width / picture.width, height / picture.height
-    fitted = (
-        (width, min(math.ceil(picture.height * across), height))
-        if across < down
-        else (min(math.ceil(picture.width * down), width), height)
-    )
+    fitted = (min(math.ceil(picture.width * down), width), height)
+    if across < down:
+        fitted = (width, min(math.ceil(picture.height * across), height))
     canvas = Image.new("RGB", (width, height))
-    canvas.paste(
-        picture.resize(fitted, Image.Resampling.BICUBIC), ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
-    )
+    corner = (width - fitted[0]) // 2, (height - fitted[1]) // 2
+    canvas.paste(picture.resize(fitted, Image.Resampling.BICUBIC), corner)
     corners = [(x, y) for y in range(0, height, image_size) for x in range(0, width, image_size)]
     tiles = [canvas.crop((x, y, x + image_size, y + image_size)) for x, y in corners]
     return [picture.resize((image_size, image_size), Image.Resampling.BICUBIC), *tiles]
@@ -96,18 +90,16 @@ def cut_views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Im
 def arrange(features: Tensor, image_sizes: Tensor | None, newline: Tensor, pinpoints, vision: VisionConfig) -> Tensor:
     """All pictures' views (N, P, C), and their image_sizes (pictures, 2) -> (R, C), as they are read.
 
-    ValueError if the two do not fit.
-    """
+    ValueError if the two do not fit."""
     sizes = [] if image_sizes is None else image_sizes.tolist()
     tilings = [Tiling.of(size, pinpoints, vision.image_size, vision.patch_size) for size in sizes]
     counts = [tiling.num_views for tiling in tilings]
     if sum(counts) != len(features):
         raise ValueError(
-            f"pixel_values holds {len(features)} views, but pictures of the sizes {sizes} in image_sizes have {sum(counts)}"
+            f"pixel_values holds {len(features)} views, but pictures of the image_sizes {sizes} have {sum(counts)}"
         )
-    return torch.cat(
-        [arrange_one(views, tiling, newline) for views, tiling in zip(features.split(counts), tilings, strict=True)]
-    )  # (R, C)
+    pictures = zip(features.split(counts), tilings, strict=True)
+    return torch.cat([arrange_one(views, tiling, newline) for views, tiling in pictures])  # (R, C)
 
 
 def arrange_one(features: Tensor, tiling: Tiling, newline: Tensor) -> Tensor:

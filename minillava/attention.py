@@ -28,12 +28,10 @@ def attention(
     (1,) int64: k and v are a whole cache, of which so many positions were filled before the queries' own; it is a
     tensor, so that its number may stay on the GPU.
 
-    Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
-    """
+    Raises ValueError for an unknown implementation and for head counts of which one does not divide the other."""
     if q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads: one must divide the other"
-        )
+        heads = f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads"
+        raise ValueError(f"{heads}: one must divide the other")
     known = implementations()
     if implementation not in known:
         raise ValueError(f"attention {implementation!r} is not one of {', '.join(known)}")
@@ -44,8 +42,7 @@ def attention(
 def implementations() -> dict:
     """The functions by their names.
 
-    The table is made at each call, so that a function that took the place of one of ours is in it.
-    """
+    The table is made at each call, so that a function that took the place of one of ours is in it."""
     return {"eager": eager_attention, "sdpa": sdpa_attention, "triton": triton_attention}
 
 
@@ -95,8 +92,7 @@ def sdpa_attention(q, k, v, *, causal, start=None, past=None):
 
 def sample_edges(start: Tensor) -> list[list[int]] | None:
     """Where the samples packed into each row begin, and where the last one ends; None if `start` (B, T) means something
-    else than such samples. The device is asked once: all layers get the same tensor, which keeps the answer.
-    """
+    else than such samples. The device is asked once: all layers get the same tensor, which keeps the answer."""
     if not hasattr(start, "edges"):
         rows = [row.unique_consecutive(return_counts=True) for row in start]
         edges = [[0, *lengths.cumsum(0).tolist()] for _, lengths in rows]
@@ -107,8 +103,7 @@ def sample_edges(start: Tensor) -> list[list[int]] | None:
 
 def sdpa_by_samples(q, k, v, edges):
     """Rows of packed samples, each sample by itself, so that no score between two samples is computed: about three
-    times as fast as with a mask.
-    """
+    times as fast as with a mask."""
     rows = []
     for row, row_edges in enumerate(edges):
         samples = [[x[row : row + 1, :, begin:end] for x in (q, k, v)] for begin, end in pairwise(row_edges)]
@@ -118,8 +113,7 @@ def sdpa_by_samples(q, k, v, edges):
 
 def triton_attention(q, k, v, *, causal, start=None, past=None):
     """Our own kernels: flash decoding for one query a head, flash attention for more, and where gradients are asked
-    for.
-    """
+    for."""
     from minillava.kernels.flash_attention import flash_attention  # Triton comes with PyTorch for CUDA alone
     from minillava.kernels.flash_decoding import flash_decoding
 

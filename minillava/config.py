@@ -30,9 +30,8 @@ class VisionConfig:
     projection_dim: int = 512
 
     def __post_init__(self):
-        _expect_divides(
-            self.num_attention_heads, self.hidden_size, "the vision tower's num_attention_heads", "hidden_size"
-        )
+        heads = "the vision tower's num_attention_heads"
+        _expect_divides(self.num_attention_heads, self.hidden_size, heads, "hidden_size")
 
     @property
     def num_patches(self) -> int:
@@ -62,9 +61,8 @@ class TextConfig:
     def __post_init__(self):
         object.__setattr__(self, "num_key_value_heads", self.num_key_value_heads or self.num_attention_heads)
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
-        _expect_divides(
-            self.num_key_value_heads, self.num_attention_heads, "num_key_value_heads", "num_attention_heads"
-        )
+        query_heads, key_value_heads = self.num_attention_heads, self.num_key_value_heads
+        _expect_divides(key_value_heads, query_heads, "num_key_value_heads", "num_attention_heads")
         _expect_divides(2, self.head_dim, "RoPE turns pairs:", "head_dim")
 
 

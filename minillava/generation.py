@@ -66,8 +66,7 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """(B, V) -> (B,): the likeliest id at temperature 0, else drawn from softmax(logits / temperature) cut to top-k,
-    then to top-p.
-    """
+    then to top-p."""
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.double()
@@ -119,14 +118,11 @@ def generate(
     pictures that do not fit the prompt."""
     if len(input_ids) != 1:
         raise ValueError(f"generate answers one prompt, not {len(input_ids)}: generate_batch takes several")
-    inputs = {
-        "input_ids": input_ids,
-        "pixel_values": pixel_values,
-        "attention_mask": attention_mask,
-        "image_sizes": image_sizes,
-    }
-    steps = _start(model, inputs, max_new_tokens, check_options(max_new_tokens, **sampling), cache, eos_token_id)
-    return (token_id for (token_id,) in steps)
+    options = check_options(max_new_tokens, **sampling)
+    inputs = dict(
+        input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, image_sizes=image_sizes
+    )
+    return (token_id for (token_id,) in _start(model, inputs, max_new_tokens, options, cache, eos_token_id))
 
 
 def generate_batch(
@@ -144,20 +140,17 @@ def generate_batch(
 
     input_ids (B, T) int64, padded on either side; attention_mask (B, T) is 0 on the padding. Otherwise as `generate`.
     """
-    inputs = {
-        "input_ids": input_ids,
-        "pixel_values": pixel_values,
-        "attention_mask": attention_mask,
-        "image_sizes": image_sizes,
-    }
-    steps = list(_start(model, inputs, max_new_tokens, check_options(max_new_tokens, **sampling), None, eos_token_id))
+    options = check_options(max_new_tokens, **sampling)
+    inputs = dict(
+        input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, image_sizes=image_sizes
+    )
+    steps = list(_start(model, inputs, max_new_tokens, options, None, eos_token_id))
     return [[ids[row] for ids in steps if ids[row] is not None] for row in range(len(input_ids))]
 
 
 def stream(model, processor, inputs: dict[str, Tensor], **options) -> Iterator[str]:
     """Yield the answer's text, never half a character, up to its template's end. `inputs` is what the processor gives;
-    the options are `generate`'s.
-    """
+    the options are `generate`'s."""
     return text_of(processor, generate(model, **inputs, **({"eos_token_id": end_ids(model, processor)} | options)))
 
 
@@ -183,7 +176,7 @@ def before(pieces: Iterable[str], end: str) -> Iterator[str]:
 
 
 def answer(model, processor, image, question: str, **options) -> str:
-    """The answer to one question about a picture (a path, a URL, a PIL image, or None); the options are `generate`'s."""
+    """The answer to one question about a picture (a path, a URL, a PIL image, or None), with `generate`'s options."""
     return "".join(stream(model, processor, processor(question, image), **options)).strip()
 
 
@@ -193,8 +186,7 @@ def answer_all(
     """The greedy answer to each (question, picture or None), in their order, in batches of questions of about the same
     length.
 
-    Pictures are paths, URLs or PIL images; `title` labels the progress bar. Raises UserError as `generate` does.
-    """
+    Pictures are paths, URLs or PIL images; `title` labels the progress bar. Raises UserError as `generate` does."""
     order = sorted(range(len(questions)), key=lambda i: len(questions[i][0]))
     answers = [""] * len(questions)
     for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
@@ -211,8 +203,7 @@ def _start(
     model, inputs: dict, max_new_tokens: int, sampling: Sampling, cache: KVCache | None, eos_token_id
 ) -> Iterator[list]:
     """Prepare inputs, cache and limit, so that every mistake of the caller is raised here; then the loop, which runs
-    when iterated.
-    """
+    when iterated."""
     if inputs["attention_mask"] is not None:
         rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         inputs = {**inputs, **left_padded([ids[mask.bool()] for ids, mask in rows])}
@@ -258,8 +249,7 @@ def _loop(
 
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
     """The inputs without what the cache already holds: the first positions, and the pictures whose placeholders are
-    among them. A picture of which it holds a part runs again as a whole.
-    """
+    among them. A picture of which it holds a part runs again as a whole."""
     input_ids = inputs["input_ids"]
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
     placeholders = (input_ids[0] == getattr(model.config, "image_token_id", -1)).nonzero()[:, 0]
@@ -279,8 +269,7 @@ def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Ten
 
 def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
     """Prompts (T,) of several lengths as one batch: input_ids and attention_mask (B, T) int64, both 0 on the padding at
-    the left.
-    """
+    the left."""
     T = max(map(len, prompts))
     input_ids, attention_mask = torch.zeros(2, len(prompts), T, dtype=torch.int64)
     for row, ids in enumerate(prompts):
@@ -289,7 +278,7 @@ def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def collate_prompts(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What the processor gives for several prompts as one batch for `generate_batch`, pictures in the prompts' order."""
+    """What the processor gives for several prompts, as one batch for `generate_batch`; pictures in their order."""
     images = {name: [one[name] for one in inputs if name in one] for name in ("pixel_values", "image_sizes")}
     return left_padded([one["input_ids"][0] for one in inputs]) | {
         name: torch.cat(tensors) for name, tensors in images.items() if tensors
@@ -317,10 +306,11 @@ def new_cache(model, batch_size: int, capacity: int) -> KVCache:
     weight = getattr(model, "language_model", model).embed_tokens.weight
     try:
         return KVCache(text_config(model), batch_size, capacity, weight.dtype, weight.device)
-    except (RuntimeError, TypeError):  # the latter for a number of more than 64 bits
+    except (RuntimeError, TypeError) as error:  # the latter for a number of more than 64 bits
         raise UserError(
-            f"There is no memory for the keys and values of {capacity} tokens: lower --max-new-tokens, or take a --dtype of two bytes."
-        ) from None
+            f"There is no memory for the keys and values of {capacity} tokens: "
+            "lower --max-new-tokens, or take a --dtype of two bytes."
+        ) from error
 
 
 def _room(model, length: int) -> int:
@@ -328,6 +318,7 @@ def _room(model, length: int) -> int:
     context = text_config(model).max_position_embeddings
     if length >= context:
         raise UserError(
-            f"The question is {length} tokens long with its picture and what was said before, but the model's context is {context}."
+            f"The question is {length} tokens long with its picture and what was said before, "
+            f"but the model's context is {context}."
         )
     return context - length

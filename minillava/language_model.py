@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillava.attention import attention
+from minillava.attention import attention, implementations
 from minillava.config import TextConfig
 from minillava.kv_cache import KVCache
 from minillava.vision import normal
@@ -38,8 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rope_frequencies(config: TextConfig) -> Tensor:
     """theta^(-2i/D), the angle in radians by which pair i turns from one position to the next: (D / 2,) fp32.
 
-    Scaling lengthens the context.
-    """
+    Scaling lengthens the context."""
     D = config.head_dim
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)
     scaling = config.rope_scaling or {}
@@ -65,8 +64,7 @@ def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tup
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x_i, x_{i + D/2}) by its position's angle.
 
-    q k^T then depends on the distance of two positions alone.
-    """
+    q k^T then depends on the distance of two positions alone."""
     first, second = x.chunk(2, -1)  # (B, H, T, D / 2) each
     return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
 
@@ -88,7 +86,7 @@ class Attention(nn.Module):
         q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, K, S, D)
-            if k.dtype != q.dtype:  # the cache keeps a type of its own
+            if k.dtype != q.dtype:  # the cache has a type of its own
                 k, v = k.to(q.dtype), v.to(q.dtype)
         past = None if cache is None else cache.past
         x = attention(q, k, v, causal=True, implementation=implementation, start=start, past=past)
@@ -117,8 +115,27 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, cos, sin, layer, cache, start, implementation):
+        if implementation == "triton" and can_fuse(self, cache):
+            return fused_layer(self, x, cos, sin, layer, cache, start)
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, start, implementation)
         return x + self.mlp(self.post_attention_layernorm(x))
+
+
+# what the fused kernels compute without calling it
+FUSED = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], MLP)
+
+
+def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
+    """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
+    parts = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp))
+    return parts == FUSED and not (cache is not None and torch.is_grad_enabled())
+
+
+def fused_layer(layer: DecoderLayer, x, cos, sin, index, cache, start):
+    """What DecoderLayer computes, by our own kernels."""
+    from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
+
+    return decoder_layer(layer, x, cos, sin, index, cache, start)
 
 
 class LanguageModel(nn.Module):
@@ -130,17 +147,16 @@ class LanguageModel(nn.Module):
         self.embed_tokens = nn.Embedding(*weight.shape, _weight=weight)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = (
-            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        )
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies = rope_frequencies(config)  # (D / 2,): a constant, so neither a parameter nor in the files
 
     def hidden_states(self, inputs_embeds, start: Tensor | None = None, cache: KVCache | None = None):
         """(B, T, C) -> (B, T, C), after the last norm.
 
-        `start` int64 is the first position that each row (B,) or each query (B, T) may see; a cache keeps it for the
-        positions to come. What is not seen still shifts the positions of what is, which changes nothing, since RoPE is
-        relative."""
+        `start` int64 is the first position that each row (B,) or each query (B, T) may see; a cache keeps (B,) for the
+        positions to come. What stands before it shifts the positions of what is seen, which changes nothing, since
+        RoPE is relative."""
         past, T = (0 if cache is None else cache.length), inputs_embeds.shape[1]
         cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
         if cache is not None:
@@ -166,11 +182,12 @@ class LanguageModel(nn.Module):
 
 
 def first_tokens(attention_mask: Tensor | None) -> Tensor | None:
-    """The position of each row's first token, (B, S) of 1 for a token and 0 for padding -> (B,); None without padding
-    on the left. Padding on the right needs no mask, since attention is causal.
-    """
+    """`start` (B,) of a batch that is padded on the left, whose mask (B, S) is 1 for a token and 0 for padding. None
+    where no row is: padding on the right needs nothing, since attention is causal."""
     if attention_mask is not None and (attention_mask > 1).any():
-        raise ValueError("attention_mask is 1 for a token and 0 for padding; packed samples are told by `start`")
+        raise ValueError(
+            "attention_mask is 1 for a token and 0 for padding; hidden_states takes packed rows by `start`"
+        )
     if attention_mask is None or attention_mask[:, 0].all():
         return None
     return attention_mask.long().argmax(-1)

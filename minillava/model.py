@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from minillava.anyres import arrange
 from minillava.config import LlavaConfig
-from minillava.kv_cache import KVCache
 from minillava.language_model import LanguageModel, first_tokens
 from minillava.projector import Projector
 from minillava.vision import VisionTransformer, normal
@@ -30,8 +29,7 @@ class Llava(nn.Module):
 
     def embed_image(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the
-        pictures' shapes ask for.
-        """
+        pictures' shapes ask for."""
         return self.project(self.vision_tower(pixel_values), image_sizes)  # (R, C)
 
     def project(self, features: Tensor, image_sizes: Tensor | None = None) -> Tensor:
@@ -39,9 +37,8 @@ class Llava(nn.Module):
         features = self.projector(features)  # (N, P, C)
         if not self.config.image_grid_pinpoints:
             return features.flatten(0, 1)  # (R, C)
-        return arrange(
-            features, image_sizes, self.image_newline, self.config.image_grid_pinpoints, self.config.vision_config
-        )  # (R, C)
+        pinpoints, vision = self.config.image_grid_pinpoints, self.config.vision_config
+        return arrange(features, image_sizes, self.image_newline, pinpoints, vision)  # (R, C)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, C)."""
@@ -50,13 +47,11 @@ class Llava(nn.Module):
     def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """The pictures' rows (R, C) in the places of their placeholders: (B, T) -> (B, T, C).
 
-        ValueError when their numbers differ.
-        """
+        ValueError when their numbers differ."""
         is_image = input_ids == self.config.image_token_id  # (B, T)
-        if int(is_image.sum()) != len(image_features):
-            raise ValueError(
-                f"the prompt holds {int(is_image.sum())} image tokens, but the pictures have {len(image_features)} embeddings"
-            )
+        found, given = int(is_image.sum()), len(image_features)
+        if found != given:
+            raise ValueError(f"the prompt holds {found} image tokens, but the pictures have {given} embeddings")
         embeds = self.embed_text(input_ids.masked_fill(is_image, 0))  # (B, T, C)
         return embeds.masked_scatter(is_image[..., None], image_features.to(embeds.dtype))
 
@@ -68,16 +63,10 @@ class Llava(nn.Module):
             raise ValueError("the prompt holds image tokens, but no picture is given")
         return self.embed_text(input_ids)
 
-    def forward(
-        self,
-        input_ids,
-        pixel_values=None,
-        attention_mask=None,
-        cache: KVCache | None = None,
-        last_only: bool = False,
-        image_sizes=None,
-    ):
-        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position. `attention_mask`: see `first_tokens`."""
+    def forward(self, input_ids, pixel_values=None, attention_mask=None, cache=None, last_only=False, image_sizes=None):
+        """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position.
+
+        attention_mask (B, S): see `first_tokens`. cache: a KVCache, which the positions of this call are added to."""
         embeds = self.embed(input_ids, pixel_values, image_sizes)  # (B, T, C)
         hidden = self.language_model.hidden_states(embeds, first_tokens(attention_mask), cache)
         return self.language_model.logits(hidden[:, -1:] if last_only else hidden)

@@ -17,8 +17,7 @@ from minillava.errors import UserError
 
 def normal(*shape: int, std: float) -> Tensor:
     """Normal numbers of mean 0; on the meta device a tensor without numbers, since drawing them there imports sympy, a
-    second at each start.
-    """
+    second at each start."""
     numbers = torch.empty(*shape)
     return numbers if numbers.is_meta else torch.randn(*shape).mul_(std)
 
@@ -29,8 +28,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     """Cut pictures into patches of p x p pixels, row by row: (B, 3, E, E) -> (B, P, 3 * p * p), a patch's pixels
-    channel by channel.
-    """
+    channel by channel."""
     x = pixel_values.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)  # (B, 3, rows, columns, p, p)
     return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, P, 3 * p * p)
 
@@ -41,10 +39,9 @@ class PatchEmbedding(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.class_embedding = nn.Parameter(normal(config.hidden_size, std=0.02))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, config.patch_size, bias=False
-        )
-        positions = normal(config.num_patches + 1, config.hidden_size, std=0.02)
+        C, p = config.hidden_size, config.patch_size
+        self.patch_embedding = nn.Conv2d(config.num_channels, C, p, p, bias=False)
+        positions = normal(config.num_patches + 1, C, std=0.02)
         self.position_embedding = nn.Embedding(*positions.shape, _weight=positions)
 
     def forward(self, pixel_values):
@@ -64,9 +61,8 @@ class VisionAttention(nn.Module):
 
     def forward(self, x, implementation):
         B, T, C = x.shape
-        q, k, v = (
-            proj(x).view(B, T, self.heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # (B, H, T, D)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (project(x).view(B, T, self.heads, -1).transpose(1, 2) for project in projections)  # (B, H, T, D)
         x = attention(q, k, v, causal=False, implementation=implementation)
         return self.out_proj(x.transpose(1, 2).reshape(B, T, C))  # (B, T, C)
 
@@ -99,16 +95,14 @@ class VisionLayer(nn.Module):
 
 class VisionTransformer(nn.Module):
     """The tower. `feature_layer` counts as transformers' hidden_states: 0 is the embeddings, -1 the last block's
-    output, -2 the one before.
-    """
+    output, -2 the one before."""
 
     def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
         super().__init__()
         depth = config.num_hidden_layers + 1
         if not -depth <= feature_layer < depth:
-            raise UserError(
-                f"the vision tower has {depth} feature layers, counted from 0 or from -1 back, and {feature_layer} is none of them"
-            )
+            counted = f"the vision tower has {depth} feature layers, counted from 0 or from -1 back"
+            raise UserError(f"{counted}: there is no {feature_layer}")
         self.config, self.feature_layer, self.keep_cls, self.attention = config, feature_layer, keep_cls, attention
         self.embeddings = PatchEmbedding(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)

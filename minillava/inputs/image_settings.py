@@ -16,9 +16,8 @@ MOST = 1e9  # numbers beyond this (or NaN) are no settings
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How pixels are made: `squash` resizes to S x S whatever the shape, else the shorter edge becomes S and the middle
-    is cut out.
-    """
+    """How pixels are made: `squash` resizes to E x E whatever the shape, else the shorter edge becomes E and the middle
+    is cut out."""
 
     pad: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN

@@ -83,7 +83,7 @@ class ContrastivePair(nn.Module):
         self.log_scale, self.bias = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-10.0))
 
     def scores(self, pixel_values, phrase_ids):
-        """(B, 3, S, S), (N, T) -> (B, N): how well each phrase fits each picture."""
+        """(B, 3, E, E), (N, T) -> (B, N): how well each phrase fits each picture."""
         patches = self.visual_projection(self.vision_tower(pixel_values)).float()  # (B, P, C)
         return phrase_scores(patches, self.phrases(phrase_ids).float(), self.log_scale.exp(), self.bias)  # (B, N)
 

@@ -22,8 +22,7 @@ from minillava.language_model import LanguageModel
 @dataclass
 class OwnModel:
     """Writes with a language model of a weights folder, one request at a time; the same request gives the same text on
-    the same machine.
-    """
+    the same machine."""
 
     folder: str
     model: LanguageModel
@@ -52,8 +51,7 @@ class OwnModel:
 
     def write(self, request: Request) -> Reply:
         """The model's reply, sampled with the request's seed; UserError where the prompt is longer than the model's
-        context.
-        """
+        context."""
         (system, *messages) = request.messages
         template = replace(self.template, system=system["content"] + " ")
         encoded = encode(

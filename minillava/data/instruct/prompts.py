@@ -32,10 +32,8 @@ class Prompts:
         said = [("system", self.text(f"{kind}/system.txt"))]
         for number in range(1, self.shots + 1):
             if (self.folder / kind / f"{number}_context.txt").is_file():
-                said += [
-                    ("user", self.text(f"{kind}/{number}_context.txt")),
-                    ("assistant", self.text(f"{kind}/{number}_reply.txt")),
-                ]
+                said.append(("user", self.text(f"{kind}/{number}_context.txt")))
+                said.append(("assistant", self.text(f"{kind}/{number}_reply.txt")))
         return tuple({"role": role, "content": text} for role, text in [*said, ("user", context)])
 
     def questions(self, name: str) -> list[str]:
