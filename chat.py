@@ -20,7 +20,6 @@ from minillava.generation import check_options, end_ids, generate, new_cache, te
 from minillava.inputs.conversation import TEMPLATES, find_template
 from minillava.inputs.image import open_image
 from minillava.weights import DTYPES
-from minillava.weights.download import folder_or_download
 
 LONGEST = 16_384  # positions that a conversation's cache holds at most, however long the model's context is
 LONGEST_LINE = 16 * LONGEST  # characters
@@ -50,12 +49,14 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget the turns. The cache may stay: the picture, and whatever a next prompt has in common with it, is not
-        run again."""
+        run again.
+        """
         self.turns: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Iterator[str]:
         """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the
-        question is withdrawn."""
+        question is withdrawn.
+        """
         ids, said, answer = self._prompt(question), [], ""
         self.cache.truncate(common_prefix(self.cached, ids))
         try:
@@ -106,7 +107,8 @@ def show(pieces: Iterable[str]) -> None:
 def converse(conversation: Conversation) -> int:
     """Questions from the terminal or a pipe, until it ends; the exit status.
 
-    A mistake costs one line, not the conversation."""
+    A mistake costs one line, not the conversation.
+    """
     terminal, status = sys.stdin.isatty(), 0
     if terminal:
         use_readline()
@@ -221,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     from lessons.swap import student_parts
 
     with student_parts(flags.parts):
-        talk(flags)
+        return talk(flags)
 
 
 def talk(flags) -> int:
@@ -238,8 +240,9 @@ def talk(flags) -> int:
             f"{len(flags.image)} pictures were given, but several pictures are not supported yet: give one --image."
         )
     picture = open_image(flags.image[0]) if flags.image else None
-    folder = folder_or_download(flags.weights)
-    model, processor = minillava.load(folder, flags.device, flags.dtype, flags.attention, flags.template, flags.vision)
+    model, processor = minillava.load(
+        flags.weights, flags.device, flags.dtype, flags.attention, flags.template, flags.vision
+    )
     template = find_template(processor.template)
     if not template.asks:
         say(f"note: the template {template.name} leaves questions out, for captions; --template v1 asks them.")

@@ -1,6 +1,7 @@
 """Command-line flags from the fields of a config, so that default, type, help and log have one source."""
 
 import argparse
+from contextlib import suppress
 from dataclasses import field, fields
 
 from minillava.errors import UserError
@@ -11,6 +12,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; --help lists the options")
+
+
+def whole_number(least: int, most: int):
+    """An argparse type: a whole number in this range."""
+
+    def number(text: str) -> int:
+        with suppress(ValueError):
+            if least <= int(text) <= most:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, not {text}")
+
+    return number
 
 
 def option(default, help: str, **more):

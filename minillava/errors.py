@@ -30,7 +30,8 @@ MACHINE = {
 
 class UserError(Exception):
     """Something that the user can mend; its text is one sentence, of at most 180 characters, that names the thing and
-    the remedy."""
+    the remedy.
+    """
 
     def __init__(self, sentence: str):
         super().__init__(shortened(sentence, LONGEST_SENTENCE))
@@ -38,7 +39,8 @@ class UserError(Exception):
 
 def shortened(text: str, length: int) -> str:
     """One line of at most `length` characters, all of which can be shown: the middles of long names go first, then the
-    end."""
+    end.
+    """
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) > length:
         text = re.sub(r"\S{61,}", lambda name: f"{name[0][:15]}...{name[0][-42:]}", text)
@@ -69,7 +71,8 @@ def _leave(*_) -> None:
 
 def run(main: Callable[[], object], program: str) -> int:
     """Call `main()` and return the exit status: 0 or its own, 2 for an error that is told in one line, 130 for Ctrl-C,
-    141 for a closed pipe, 1 for an output that is full. All commands end here; a bug alone shows a traceback."""
+    141 for a closed pipe, 1 for an output that is full. All commands end here; a bug alone shows a traceback.
+    """
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with _streams() as stdout:
@@ -104,6 +107,8 @@ def in_words(error: BaseException) -> str | None:
         return next((words for pattern, words in MACHINE.items() if re.search(pattern, said, re.IGNORECASE)), None)
     if isinstance(error, OSError):
         name = error.filename if isinstance(error.filename, str | os.PathLike) else ""
+        if isinstance(error, FileExistsError):
+            return f"{name} is there already, and is no folder"
         return f"{name}: {error.strerror or said or type(error).__name__}".removeprefix(": ")
     if isinstance(error, RecursionError):
         return "something in the files or flags is nested too deeply to be read"
@@ -114,7 +119,8 @@ def in_words(error: BaseException) -> str | None:
 
 class _Shown:
     """A stream that shows control characters, which a terminal would obey, and knows when nothing can be printed any
-    more, as in `chat.py ... | head` or `> /dev/full`."""
+    more, as in `chat.py ... | head` or `> /dev/full`.
+    """
 
     def __init__(self, stream):
         self._stream, self.lost = stream, False
@@ -141,7 +147,8 @@ class _Shown:
 @contextmanager
 def _streams() -> Iterator[_Shown]:
     """stdin, stdout and stderr as every command needs them: there, even if the shell closed them (`>&-`), and able to
-    print any character. stdout is a `_Shown`."""
+    print any character. stdout is a `_Shown`.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open as long as the program runs)

@@ -7,13 +7,15 @@ import re
 import shlex
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from minillava.errors import UserError
 
+LONGEST_PATH = 4096  # characters; what is longer is no path
 LARGEST = 1 << 28  # bytes of a file that is read whole: 268 MB, where its reader says nothing else
 TEMPORARY = ".minillava.tmp"  # what the names of files end in that are not whole yet
 # Every escape of a JSON text, of which (1) are those that mean a character.
@@ -63,7 +65,7 @@ def locked(out: str | Path) -> Iterator[None]:
         except OSError:
             raise UserError(f"another process writes to {out}: wait for it, stop it, or choose another --out") from None
         try:
-            whose = "*" if path.name == ".lock" else glob.escape(name)
+            whose = "*" if path.name == ".lock" else glob.escape(Path(name).stem)  # data.report.md goes with data.json
             for left in [*Path(folder).glob(f".{whose}.*{TEMPORARY}"), *Path(folder).glob(f"*/.{whose}.*{TEMPORARY}")]:
                 left.unlink(missing_ok=True)
             yield
@@ -111,7 +113,7 @@ def given_path(text: str) -> str:
 
     What exists as typed stays as typed.
     """
-    if os.path.lexists(text):
+    if os.path.lexists(text) or len(text) > LONGEST_PATH:
         return text
     text = text.strip()
     for opening, closing in ('""', "''", "“”", "‘’", "«»"):
@@ -122,7 +124,15 @@ def given_path(text: str) -> str:
     for words in _as_a_shell_would(text):
         if len(words) == 1 and (os.path.lexists(os.path.expanduser(words[0])) or words[0].lower().startswith("http")):
             text = words[0]
-    return os.path.expanduser(text)
+    text = os.path.expanduser(text)
+    return text if os.path.lexists(text) else _as_on_the_disk(text)
+
+
+def _as_on_the_disk(path: str) -> str:
+    """A path at which nothing is, with the names that its last parts have on the disk if only their writing differs."""
+    folder = next((folder for folder in Path(path).parents if os.path.isdir(folder)), None)
+    found = folder and FolderListings().find(folder, os.path.relpath(path, folder))
+    return os.path.join(folder, found) if found else path
 
 
 def _as_a_shell_would(text: str) -> list[list[str]]:
@@ -143,9 +153,63 @@ def _of_file_url(url: str) -> str:
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
 
 
-def read_json(path: str | Path) -> dict:
+class FolderListings:
+    """Which files are in folders, each of which is listed once: for hundreds of thousands of names much faster than
+    asking for each.
+    """
+
+    def __init__(self):
+        self._exact: dict[str, dict[str, os.DirEntry]] = {}
+        self._alike: dict[str, dict[str, os.DirEntry]] = {}
+
+    def find(self, folder: str | Path, name: str) -> str | None:
+        """The file of the folder that is meant by `name`, which may come from another system or program: its name on
+        the disk, or None.
+
+        If no file is called exactly so, accents may be written in either way (NFC, NFD), "\\" may stand for "/", a
+        character for its percent-encoding, and spaces around the whole.
+        """
+        path, last = os.path.split(name)
+        if self._is_file(self._entries(os.path.join(folder, path)).get(last)):
+            return name  # nearly every one
+        path, entry = "", None
+        for part in _plain(name).replace("\\", "/").split("/"):
+            if part in ("", "."):
+                continue
+            entry = self._entries_alike(os.path.join(folder, path)).get(part)
+            if entry is None:
+                return None
+            path = os.path.join(path, entry.name)
+        return path if self._is_file(entry) else None
+
+    def _entries(self, folder: str) -> dict[str, os.DirEntry]:
+        if folder not in self._exact:
+            self._exact[folder] = {}
+            with suppress(OSError, ValueError), os.scandir(folder) as entries:
+                self._exact[folder] = {entry.name: entry for entry in entries}
+        return self._exact[folder]
+
+    def _entries_alike(self, folder: str) -> dict[str, os.DirEntry]:
+        if folder not in self._alike:
+            entries = self._entries(folder)
+            self._alike[folder] = {_plain(name): entry for name, entry in entries.items()} | entries
+        return self._alike[folder]
+
+    @staticmethod
+    def _is_file(entry: os.DirEntry | None) -> bool:
+        with suppress(OSError):  # a link that leads to itself
+            return entry is not None and entry.is_file()
+        return False
+
+
+def _plain(name: str) -> str:
+    """What all spellings of a name have in common."""
+    return unicodedata.normalize("NFC", unquote(name)).strip()
+
+
+def read_json(path: str | Path, limit: int = LARGEST) -> dict:
     """The object in a JSON file; UserError in one sentence if it cannot be read or is not an object."""
-    value = parse_json(read_file(path), path)
+    value = parse_json(read_file(path, limit), path)
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
     return value
@@ -153,7 +217,8 @@ def read_json(path: str | Path) -> dict:
 
 def read_file(path: str | Path, limit: int = LARGEST) -> bytes:
     """The bytes of a file; UserError if it cannot be read, is no ordinary file, is larger than `limit` bytes, or is Git
-    LFS's pointer."""
+    LFS's pointer.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

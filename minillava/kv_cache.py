@@ -2,7 +2,8 @@
 all of them.
 
 It is allocated once at its full length and passed in; the model never holds it. Two tensors (L, B, K, capacity, D), of
-which `length` positions are filled."""
+which `length` positions are filled.
+"""
 
 import torch
 from torch import Tensor
@@ -29,12 +30,20 @@ class KVCache:
         """Write one layer's k and v of the new positions (B, K, T, D); return those of all S positions, as views.
         ValueError when it is full.
 
-        `length` is not changed here, but once, by the model, after its last layer."""
+        `length` is not changed here, but once, by the model, after its last layer.
+        """
         end = self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
+
+    def places(self, layer: int, T: int) -> tuple[Tensor, Tensor]:
+        """The views that `append` returns, whose last T positions a kernel will fill itself; ValueError as there."""
+        end = self.length + T
+        if end > self.capacity:
+            raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]  # (B, K, S, D)
 
     def truncate(self, length: int) -> None:

@@ -196,7 +196,7 @@ def test_pictures_of_different_shapes_side_by_side(pair):
 def test_what_is_saved_is_what_was_loaded(pair, tmp_path):
     _, ours = pair
     assert read_config(write_config(ours.config)) == ours.config
-    weights._save(ours, "", "llava-hf", write_config(ours.config), tmp_path, "auto")
+    weights.save_module(ours, tmp_path, "llava-hf", write_config(ours.config))
     again = weights.load_model(tmp_path, device="cpu", dtype="float32")
     inputs = inputs_for((40, 31))
     with torch.inference_mode():

@@ -11,9 +11,10 @@ import pytest
 from minillava.errors import UserError
 from minillava.inputs.chat_template import folder_template, read_chat_template, recognise
 from minillava.inputs.conversation import TEMPLATES, render
-from minillava.inputs.processor import Processor, chat_template
+from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.weights.hf_config import read_config
+from minillava.weights.processor_files import chat_template, load_processor, save_processor
 
 # llava-hf/llava-1.5-7b-hf's, to the letter
 LLAVA_HF = (
@@ -110,19 +111,34 @@ def test_where_a_template_is_kept(tmp_path):
     assert read_chat_template(tmp_path / "none") is None
 
 
+@pytest.mark.parametrize("name", [["default"], {"default": 1}, 3, None])
+def test_a_name_that_is_no_text(tmp_path, name):
+    """Of several templates: it is taken for a name like any other."""
+    several = [{"name": name, "template": "b"}, 5, {"name": "default", "template": "a"}]
+    for held, expected in ((several, "a"), (several[:2], "b"), ([{"name": "default", "template": name}], "")):
+        (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": held}))
+        assert read_chat_template(tmp_path) == (None if held[0]["template"] is None else expected)
+
+
+def test_white_space_around_the_turns_takes_no_time():
+    began = time.process_time()
+    assert recognise((VICUNA % ("Be" + " " * 20_000 + "brief.")) + " " * 20_000) is not None
+    assert time.process_time() - began < 5
+
+
 def test_a_folder_follows_its_template_and_another_can_be_asked_for(tokenizer, tmp_path, capsys):
     parts = {"vision_config": {"image_size": 28, "patch_size": 14}, "image_token_index": tokenizer.image_id}
     config = read_config(parts)
-    Processor(tokenizer, 28, 14).save(tmp_path)
+    save_processor(Processor(tokenizer, 28, 14), tmp_path)
     path = tmp_path / "preprocessor_config.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in values.items() if key != "conversation_template"}))
     (tmp_path / "chat_template.jinja").write_text(VICUNA % "Be brief.")
-    ours = Processor.from_folder(tmp_path, config)
+    ours = load_processor(tmp_path, config)
     assert tokenizer.decode(ours("Q")["input_ids"][0]) == "Be brief. USER: Q ASSISTANT:"
-    ours.save(tmp_path / "again")  # a system prompt of its own is kept in the chat template
-    again = Processor.from_folder(tmp_path / "again", config)
+    save_processor(ours, tmp_path / "again")  # a system prompt of its own is kept in the chat template
+    again = load_processor(tmp_path / "again", config)
     assert tokenizer.decode(again("Q")["input_ids"][0]) == "Be brief. USER: Q ASSISTANT:"
-    assert Processor.from_folder(tmp_path, config, "v0").template == "v0" and not capsys.readouterr().err
+    assert load_processor(tmp_path, config, "v0").template == "v0" and not capsys.readouterr().err
     with pytest.raises(UserError, match="no conversation template"):
-        Processor.from_folder(tmp_path, config, "v9")
+        load_processor(tmp_path, config, "v9")

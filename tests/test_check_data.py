@@ -16,7 +16,7 @@ from minillava.errors import run
 from minillava.inputs.conversation import encode
 from minillava.training import TrainConfig
 from minillava.training.batches import Batches
-from minillava.training.check_data import image_tokens, padding
+from minillava.training.check_data import padding
 from minillava.training.samples import JsonSamples
 from minillava.training.validation import split
 
@@ -109,6 +109,19 @@ def test_what_is_left_out_by_flags_and_by_the_stage(folder, capsys, monkeypatch)
     assert "  2 records: no picture, and stage 1 learns from pictures (the first: record 6 (id 'n10'))" in said
 
 
+def test_pictures_under_other_names_are_judged_as_in_the_training(folder, capsys, monkeypatch):
+    """Found where only the writing differs; told where the key is another, and refused where nearly all are so."""
+    blind = record(1, "<image>\nWhat?") | {"image_path": "a.png"}
+    status, said, _ = check(
+        folder, [record(0, "<image>\nWhat?", image=".\\a%2Epng"), *RIGHT, blind], capsys, monkeypatch
+    )
+    assert status == 0 and "6 records, of which 6 can be trained on" in said and "2 pictures, of which 0" in said
+    told = "note: 1 of 6 records speak of pictures that are not under 'image' (record 5 (id 'n1'):"
+    assert f"{told} image_path): they count as text alone" in said.splitlines()
+    status, said, error = check(folder, [blind] * 3, capsys, monkeypatch)
+    assert status == 2 and "3 of 3 records speak of pictures" in error and error.count("\n") == 1
+
+
 def test_the_records_for_validation_are_those_of_the_training(folder, capsys, monkeypatch):
     _, said, _ = check(folder, RIGHT * 5, capsys, monkeypatch, "--validation-share", "0.4", "--seed", "5")
     held = len(split(JsonSamples(folder / "data.json", folder), 0.4, 5)[1])
@@ -139,9 +152,9 @@ def test_image_tokens_of_a_size_are_those_of_a_picture_of_that_size():
     plain = weights.load("weights/tiny", device="cpu")[1]
     tiled = replace(plain, image_size=14, patch_size=7, image_grid_pinpoints=((14, 28), (28, 14), (28, 28)))
     for processor in (plain, tiled):
-        assert image_tokens(processor, None) == 0
+        assert processor.count_image_tokens(None) == 0
         for size in ((10, 33), (64, 20), (28, 28)):
-            assert image_tokens(processor, size) == processor.count_image_tokens(Image.new("RGB", size))
+            assert processor.count_image_tokens(size) == processor.count_image_tokens(Image.new("RGB", size))
 
 
 def test_the_padding_it_tells_is_that_of_the_training(folder):

@@ -149,6 +149,92 @@ def test_one_record_alone(images):
     )
 
 
+def test_lines_end_in_newlines_alone_and_are_counted_as_editors_count_them(images):
+    words = said(("human", "a\u2028b\x85c\x0b"), ("gpt", "d\u2029e\x1c"))
+    line = json.dumps({"conversations": words}, ensure_ascii=False)
+    samples = read(images, f"\n\n{line}\r\n\n{line}\n")
+    assert samples[1].turns == [("user", "a\u2028b\x85c\x0b"), ("assistant", "d\u2029e\x1c")] and len(samples) == 2
+    for wrong in ("{", '{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"):
+        with pytest.raises(UserError, match=r"data\.json, line 5, is not valid JSON"):
+            read(images, f"\n\n{line}\n{line}\n{wrong}\n")
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 400, "-0.0"])
+def test_odd_numbers_harm_nothing(images, number):
+    samples = read(images, json.dumps([{**record(), "id": "N", "score": "N"}]).replace('"N"', number))
+    assert samples[0].picture == images / "a.png" and len(samples.label(0)["id"]) <= 40
+    with pytest.raises(UserError, match="must be the name of a file"):
+        read(images, json.dumps([record(image="N")]).replace('"N"', number.replace("-0.0", "1")))
+
+
+def test_half_a_surrogate_pair_is_mended(images):
+    text = json.dumps(
+        [record(id="\ud800", conversations=said(("human", "<image>\udc00 a"), ("gpt", "\ud83d\ude00 b")))]
+    )
+    for lines in (text, text[1:-1] + "\n" + text[1:-1]):
+        samples = read(images, lines)
+        assert samples[0].turns == [("user", "\ufffd a"), ("assistant", "😀 b")]
+        assert samples.label(0)["id"] == "\ufffd"
+
+
+# ------------------------------------------------------------ pictures by other names
+def test_pictures_are_found_as_other_systems_write_them(images):
+    (images / "Ordner ü").mkdir()
+    Image.new("RGB", (3, 3)).save(images / "Ordner ü" / "b 1.png")
+    names = ["Ordner ü\\b 1.png", "Ordner u\u0308/b 1.png", "Ordner%20%C3%BC/b%201.png", "Ordner ü/b 1.png"]
+    samples = read(images, [record(image=name) for name in names] + [record()])
+    assert [samples[i].picture for i in range(5)] == [images / "Ordner ü" / "b 1.png"] * 4 + [images / "a.png"]
+    samples.leave_out({0, 1, 2, 3})
+    assert samples[0].picture == images / "a.png"
+    for name in ("..%2Fa.png", "%2e%2e/a.png", "%2Fetc%2Fpasswd"):
+        with pytest.raises(UserError, match="1 of 1 pictures are not in"):
+            read(images / "Ordner ü", [record(image=name)])
+
+
+HELD = said(("human", "What is a cat?"), ("gpt", "An animal."))
+ASKED = [
+    said(("human", question), ("gpt", "A cat.")) for question in ("<image>\nWhat?", "What?\n<video> ", "<|image_1|>")
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sign"),
+    [
+        ({"image_path": "a.png"}, "image_path"),
+        ({"img": ["a.png"]}, "img"),
+        ({"picture": {"path": "a.png"}}, "picture"),
+        ({"imageFile": "a.png"}, "imageFile"),
+        ({"video": "a.mp4"}, "video"),
+        ({"picture_url": "http://x/a.png", "image": None}, "picture_url"),
+        ({"conversations": ASKED[0]}, "<image>"),
+        ({"conversations": ASKED[1]}, "<video>"),
+        ({"conversations": ASKED[2]}, "<|image_1|>"),
+        ({"conversations": ASKED[0], "images": []}, "<image>"),
+    ],
+)
+def test_records_whose_pictures_stand_under_another_name_are_told(images, capsys, changes, sign):
+    blind, text = {"id": "7", "conversations": HELD, **changes}, {"conversations": HELD}
+    with pytest.raises(UserError, match=r"9 of 10 records speak of pictures that are not under 'image'") as error:
+        read(images, [text] + [blind] * 9)
+    assert f"(record 1 (id '7'): {sign}): rename the key" in str(error.value)
+    assert len(read(images, [text, text, record(), blind])) == 4
+    note = "note: 1 of 4 records speak of pictures that are not under 'image' (record 3 (id '7'):"
+    assert f"{note} {sign}): they count as text alone\n" == capsys.readouterr().out
+
+
+def test_records_of_text_alone_may_speak_of_pictures(images, capsys):
+    questions = (
+        "What does <image> mean in HTML?",
+        '<img src="a.png"> is a tag',
+        "Is <image> a tag?",
+        "A <video>, please?",
+    )
+    words = [
+        {"conversations": said(("human", q), ("gpt", "<image>")), "image": "", "image_width": 0} for q in questions
+    ]
+    assert len(read(images, words)) == 4 and capsys.readouterr().out == ""
+
+
 def test_a_typed_image_is_text_outside_the_first_question(images):
     turns = said(
         ("human", "What?\n<image>"), ("gpt", "An <image>."), ("human", "Is <image> a tag?"), ("gpt", "<image><image>")

@@ -2,19 +2,27 @@
 
 import errno
 import io
+import multiprocessing
 import os
 import re
 import shlex
 import stat
-import subprocess
 import sys
+import time
+import unicodedata
+from contextlib import suppress
 from urllib.parse import quote
 
 import pytest
 import torch
+from conftest import forked
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from minillava.errors import UserError, run, say, shortened
 from minillava.files import (
+    FolderListings,
+    check_name,
     given_path,
     inside,
     locked,
@@ -89,6 +97,79 @@ def test_paths_as_people_give_them(tmp_path, monkeypatch):
         given_path("file://server/a.png")
 
 
+def test_a_path_longer_than_any_costs_no_time():
+    began = time.process_time()
+    for text in ("a" * 3_000_000, "data:image/png;base64," + "A/" * 1_000_000):
+        assert given_path(text) == text
+    assert time.process_time() - began < 1
+
+
+# ------------------------------------------------------------ names that others have written
+@pytest.fixture
+def pictures(tmp_path):
+    for name in ("a.png", "sub/ü 1.png", unicodedata.normalize("NFD", "Ordner ä/é.png"), "50%.png", "x%20y.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
+    return tmp_path
+
+
+def test_names_of_files_as_other_systems_and_programs_write_them(pictures):
+    listings, accents = FolderListings(), unicodedata.normalize("NFD", "Ordner ä/é.png")
+    for on_disk, others in {
+        "a.png": ("a.png", " a.png\n", "./a.png", "%61.png"),
+        "sub/ü 1.png": ("sub\\ü 1.png", "sub/u\u0308 1.png", "sub/%C3%BC%201.png", "sub%2Fü 1.png", "sub//ü 1.png"),
+        accents: ("Ordner ä/é.png", "Ordner ä\\é.png", "Ordner%20a%CC%88/e\u0301.png"),
+        "50%.png": ("50%.png", "50%25.png"),
+        "x%20y.png": ("x%20y.png", "x y.png"),
+    }.items():
+        for name in (on_disk, *others):
+            found = listings.find(pictures, name)
+            assert found and os.path.samefile(pictures / found, pictures / on_disk), name
+    for name in ("b.png", "A.png", "folder.png", "round.png", "sub", "", "/", ".", "%00", "a" * 5000, "sub/" * 999):
+        assert listings.find(pictures, name) is None
+
+
+def test_two_names_that_are_alike_are_each_its_own(tmp_path):
+    names = ["é.png", "e\u0301.png", "%C3%A9.png", " é.png"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [FolderListings().find(tmp_path, name) for name in names] == names
+    assert FolderListings().find(tmp_path, ".\\é.png") == "é.png"
+
+
+def test_hundreds_of_thousands_of_names_are_found_by_listing_each_folder_once(pictures, monkeypatch):
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    listings = FolderListings()
+    for name in ("a.png", "gone.png", "sub\\ü 1.png", "sub\\gone.png", "no/where.png") * 50:
+        listings.find(pictures, name)
+    assert len(listed) <= 4
+
+
+pieces = st.sampled_from(["a.png", "sub", "..", ".", "/", "\\", "%2F", "%5C", "%2e%2e", "~", "\0", "ü", " ", "C:"])
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=st.lists(pieces, max_size=6).map("".join))
+def test_no_name_leads_out_of_the_folder(pictures, name):
+    inner = pictures / "sub"
+    (inner / "a.png").touch()
+    with suppress(UserError):
+        check_name(name)
+        found = FolderListings().find(inner, name)
+        assert found is None or ((inner / found).resolve().is_relative_to(inner) and (inner / found).is_file())
+
+
+def test_a_path_that_is_typed_with_other_accents(pictures, monkeypatch):
+    monkeypatch.chdir(pictures)
+    for typed in ("Ordner ä/é.png", str(pictures / "Ordner ä/é.png"), "sub/../Ordner ä/é.png"):
+        assert os.path.samefile(given_path(typed), unicodedata.normalize("NFD", "Ordner ä/é.png"))
+
+
 def test_a_file_that_is_not_there_yet(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
@@ -153,6 +234,7 @@ def test_lines_are_short_and_can_be_shown(capsys, monkeypatch):
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), "File name too long"),
+        (FileExistsError(errno.EEXIST, "File exists", "runs/out"), "runs/out is there already, and is no folder"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
         (MemoryError(), "the memory is not enough: lower --batch-size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory is not enough"),
@@ -196,19 +278,25 @@ def test_an_encoding_without_the_letters_of_a_text_ends_nothing(monkeypatch):
     assert bytes_written.getvalue() == "? é\n".encode("cp1252")
 
 
+def hold(folder, ready) -> None:
+    with locked(folder):
+        ready.set()
+        time.sleep(99)
+
+
 def test_one_writer_of_an_out(tmp_path):
     """The second is refused, the first is not disturbed; a lock ends with its process, and what that left goes."""
-    hold = f"import time; from minillava.files import locked\nwith locked({str(tmp_path)!r}): print(1, flush=True); time.sleep(99)"
-    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as first:
-        first.stdout.readline()
-        with pytest.raises(UserError, match="another process writes to"), locked(tmp_path):
-            pass
-        (tmp_path / ".model.safetensors.abc.minillava.tmp").write_text("half")
-        (tmp_path / ".other.abc.tmp").write_text("of another program")
-        first.kill()
-        first.wait()
-        with locked(tmp_path):
-            assert {path.name for path in tmp_path.iterdir()} == {".lock", ".other.abc.tmp"}
+    ready = multiprocessing.Event()
+    first = forked(hold, tmp_path, ready)
+    assert ready.wait(60)
+    with pytest.raises(UserError, match="another process writes to"), locked(tmp_path):
+        pass
+    (tmp_path / ".model.safetensors.abc.minillava.tmp").write_text("half")
+    (tmp_path / ".other.abc.tmp").write_text("of another program")
+    first.kill()
+    first.join()
+    with locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".other.abc.tmp"}
     with locked(tmp_path / "data.json"):
         assert {path.name for path in tmp_path.iterdir()} == {".data.json.lock", ".other.abc.tmp"}
 

@@ -1,12 +1,15 @@
 """config.json: Hugging Face's and the original's, and what is wrong with one said in one sentence."""
 
+import json
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import TEXT, TOWER
 
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError
+from minillava.language_model import rope_frequencies
 from minillava.weights.hf_config import (
     PINPOINTS,
     read_config,
@@ -174,6 +177,50 @@ def test_a_next_takes_transformers_defaults():
     assert config.image_grid_pinpoints == tuple(map(tuple, PINPOINTS)) and config.image_token_id == 32000
     with pytest.raises(UserError, match="'full' is not supported"):
         read_config({"model_type": "llava_next", "text_config": {}, "vision_feature_select_strategy": "full"})
+
+
+LINEAR, LLAMA3 = {"rope_type": "linear", "factor": 2.0}, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_scaling": LINEAR, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        {"rope_scaling": LINEAR, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 5e5},
+        {"rope_scaling": LINEAR, "rope_parameters": {**LLAMA3, "rope_theta": 1e4}},
+        {"rope_scaling": {**LLAMA3, "rope_theta": 5e5}, "rope_theta": 1e4},
+        {"rope_scaling": {**LLAMA3, "type": "default"}},
+        {"rope_scaling": None, "rope_parameters": {**LINEAR, "rope_theta": 3e4}, "rope_theta": 1e4},
+        {"rope_scaling": {}, "rope_parameters": {**LLAMA3, "rope_theta": 3e4}},
+        {"rope_scaling": {k: v for k, v in LLAMA3.items() if "original" not in k}, "max_position_embeddings": 256},
+        {"rope_theta": 2e4},
+    ],
+    ids=str,
+)
+def test_rope_is_read_as_transformers_reads_it(values):
+    """From transformers 4's key, from transformers 5's, and from both."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    ours = read_text_config({"model_type": "llama", **TEXT, **values})
+    theirs = LlamaRotaryEmbedding(LlamaConfig(**{**TEXT, **json.loads(json.dumps(values))}))
+    torch.testing.assert_close(rope_frequencies(ours), theirs.inv_freq, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rope_scaling": LINEAR, "rope_parameters": {"rope_theta": 5e5}}, "mean different rope_theta"),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor must be above low_freq_factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+    ],
+)
+def test_a_rope_that_is_not_followed_is_refused(values, said):
+    with pytest.raises(UserError, match=said):
+        read_text_config({"model_type": "llama", **values})
 
 
 # ------------------------------------------------------------ mistakes

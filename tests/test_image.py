@@ -2,10 +2,12 @@
 
 import contextlib
 import http.server
+import os
 import struct
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,16 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 import minillava.inputs.image
 from minillava.errors import UserError
-from minillava.inputs.image import CLIP_MEAN, CLIP_STD, fetch, open_image, pad_to_square, preprocess, resize_and_crop
+from minillava.inputs.image import (
+    CLIP_MEAN,
+    CLIP_STD,
+    fetch,
+    open_image,
+    pad_to_square,
+    percent_encoded,
+    preprocess,
+    resize_and_crop,
+)
 
 
 def noise(width, height, seed=0):
@@ -99,7 +110,8 @@ def test_modes_are_converted_as_pil_does(mode, tmp_path):
     if mode not in ("CMYK", "YCbCr"):
         picture.save(tmp_path / "picture.png")
         assert np.array_equal(open_image(str(tmp_path / "picture.png")), picture.convert("RGB"))
-        torch.testing.assert_close(preprocess(picture, 14), official(picture, 14, False), rtol=0, atol=1e-6)
+        ours = preprocess(open_image(picture), 14)
+        torch.testing.assert_close(ours, official(picture, 14, False), rtol=0, atol=1e-6)
 
 
 def test_sixteen_bits_become_eight(tmp_path):
@@ -138,6 +150,13 @@ def png(width, height, data=b""):
         (png(10_000, 10_000), "too many"),
         (png(60_000, 60_000), "too many"),
         ("half a jpeg", "damaged"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(90), "is HEIC, .*: save it as JPEG or PNG"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heixmiaf" + bytes(90), "is HEIC"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(90), "is a video"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(90), "is JPEG XL"),
+        (b'<?xml version="1.0"?>\n<!-- a -->\n<svg width="9"></svg>', "is SVG"),
+        (b"\n<!DOCTYPE html><html></html>", "is a web page"),
+        (b"%PDF-1.7\n", "is a PDF"),
     ],
 )
 def test_a_bad_file_is_a_sentence(content, says, tmp_path):
@@ -152,9 +171,40 @@ def test_a_bad_file_is_a_sentence(content, says, tmp_path):
 
 
 def test_what_is_no_file(tmp_path):
-    for source in (tmp_path, tmp_path / "absent.png", "a\0b", "", 3, None, Image.new("RGB", (0, 5))):
+    os.mkfifo(tmp_path / "pipe")
+    for source in (
+        tmp_path,
+        tmp_path / "pipe",
+        tmp_path / "absent.png",
+        "a" * 5000,
+        "a/" + "b" * 300,
+        "a\0b",
+        "",
+        3,
+        None,
+        Image.new("RGB", (0, 5)),
+    ):
         with pytest.raises(UserError):
             open_image(source)
+
+
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
+    noise(5, 5).save(tmp_path / "a.png")
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(minillava.inputs.image, "decode", fails)
+    with pytest.raises(MemoryError):
+        open_image(tmp_path / "a.png")
+
+
+def test_a_file_of_20_gb_is_told_unread(tmp_path, monkeypatch):
+    with open(tmp_path / "big.png", "wb") as file:
+        file.truncate(20 * 2**30)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="too large"):
+        open_image(tmp_path / "big.png")
 
 
 # ------------------------------------------------------------ downloads
@@ -162,7 +212,11 @@ def test_what_is_no_file(tmp_path):
 def server(tmp_path_factory):
     path = tmp_path_factory.mktemp("web") / "a.png"
     noise(6, 5).save(path)
-    answers = {"/a.png": path.read_bytes(), "/big": b"x" * 5000, "/text": b"hello", "/empty": b""}
+    answers = {
+        "/a.png": path.read_bytes(),
+        "/Br%C3%B6t%20chen%E2%80%93%E7%8C%AB.png?%C3%A9=1&b=%20c": path.read_bytes(),
+    }
+    answers |= {"/big": b"x" * 5000, "/text": b"hello", "/empty": b""}
     redirects = {
         "/moved": "/a.png",
         "/file": f"file://{path}",
@@ -211,6 +265,16 @@ def test_a_picture_from_the_web(server):
     assert fetch(f"{server}/moved") == fetch(f"{server}/a.png")
 
 
+def test_a_url_as_browsers_show_it(server):
+    for path in ("/Bröt chen–猫.png?é=1&b= c", "/Br%C3%B6t%20chen–猫.png?%C3%A9=1&b=%20c#part"):
+        assert np.array_equal(open_image(server + path), noise(6, 5))
+    for url, sent in (
+        ("https://bücher.example:8080/ä", "https://xn--bcher-kva.example:8080/%C3%A4"),
+        ("http://[::1]/a%20b?c='d'&e=[1]#f", "http://[::1]/a%20b?c='d'&e=[1]#f"),
+    ):
+        assert percent_encoded(url) == sent
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [
@@ -240,7 +304,16 @@ def test_a_download_has_limits(server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "https://a b/", "http://[", "http://127.0.0.1:1/a.png", "http://127.0.0.1:99999/"]
+    "url",
+    [
+        "http://",
+        "https://a b/",
+        "http://[",
+        "http://127.0.0.1:1/a.png",
+        "http://127.0.0.1:99999/",
+        f"http://{'ü' * 99}.example/",
+        "http://127.0.0.1:1/\udcff",
+    ],
 )
 def test_a_url_that_leads_nowhere(url):
     with pytest.raises(UserError):

@@ -62,3 +62,10 @@ def test_rows_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
     assert "| conversation only | 9.0 | 1.0 | 2.0 | 3.0 | 2.0 | 76.5 / 59.8 / 84.9 / 73.8 |" in capsys.readouterr().out
     with pytest.raises(UserError, match="other settings"):
         instruct_kinds.main([*arguments, "--steps", "3"])
+
+
+@pytest.mark.parametrize("flag", ["--records=2", "--steps=0", "--questions=9999999", "--batch-size=-1"])
+def test_numbers_out_of_their_range_are_told(flag, tmp_path):
+    with pytest.raises(UserError, match=f"{flag.split('=')[0]} must be from"):
+        instruct_kinds.main([flag, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from minillava.errors import UserError
 from minillava.lora import LoRALinear, add_lora, merged_state
 from minillava.training import run as loop
 from minillava.training import train
-from minillava.weights.adapter import save_adapter
+from minillava.weights.adapter import ALLOWED, FREE, save_adapter
 
 LORA = dict(lora_r=3, lora_alpha=10.0, lora_dropout=0.25)
 
@@ -94,12 +94,84 @@ def test_an_adapter_of_peft_is_read(adapted, tmp_path):
     options = dict(target_modules=r".*language_model.*\.(q_proj|down_proj)", init_lora_weights=False)
     theirs = get_peft_model(transformers_llava(), LoraConfig(r=5, lora_alpha=7, **options)).eval()
     theirs.save_pretrained(tmp_path / "adapter")
-    values = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    (tmp_path / "adapter" / "adapter_config.json").write_text(
-        json.dumps({**values, "base_model_name_or_path": str(base)})
-    )
+    rewrite_settings(tmp_path / "adapter", base_model_name_or_path=str(base))
     ours = weights.load_model(tmp_path / "adapter", device="cpu", dtype="float32")
     assert relative_error(ours(**prompt()), theirs(**prompt()).logits) < 2e-5
+
+
+def of_transformers_4_57(name: str) -> str:
+    """The name that transformers 4.52 to 4.57 gave to a tensor of the adapter."""
+    return name.replace("vision_tower.encoder", "vision_tower.vision_model.encoder")
+
+
+def of_transformers_4_51(name: str) -> str:
+    name = of_transformers_4_57(name).replace("base_model.model.model.", "base_model.model.")
+    head = "base_model.model.lm_head"
+    return name.replace("language_model.layers", "language_model.model.layers").replace(
+        head, head.replace("lm_head", "language_model.lm_head")
+    )
+
+
+@pytest.mark.parametrize("named", [str, of_transformers_4_57, of_transformers_4_51])
+@pytest.mark.parametrize("init", [False, "gaussian", "orthogonal"])
+def test_an_adapter_of_every_transformers_is_read(adapted, tmp_path, named, init):
+    """By short names of layers, which the tower has as well, with the projector and the head saved whole."""
+    from peft import LoraConfig, get_peft_model
+
+    base, _ = adapted
+    torch.manual_seed(4)
+    targets, whole = ["q_proj", "k_proj", "up_proj"], ["multi_modal_projector", "lm_head"]
+    lora = LoraConfig(r=4, lora_alpha=7, target_modules=targets, modules_to_save=whole, init_lora_weights=init)
+    theirs = get_peft_model(transformers_llava(), lora).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = tmp_path / "adapter"
+    theirs.save_pretrained(folder)
+    rewrite_settings(folder, base_model_name_or_path=str(base))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert any("vision_tower" in name for name in tensors) and any("lm_head" in name for name in tensors)
+    save_file({named(name): tensor for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
+    ours = weights.load_model(folder, device="cpu", dtype="float32")
+    assert relative_error(ours(**prompt()), theirs(**prompt()).logits) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        *(({"init_lora_weights": how}, f"init_lora_weights '{how}'") for how in ("pissa", "pissa_niter_4", "olora")),
+        *(({"init_lora_weights": how}, f"init_lora_weights '{how}'") for how in ("loftq", "corda", "lora_ga", "new")),
+        ({"use_qalora": True}, "use_qalora is not known"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"a_setting_of_tomorrow": 3}, "a_setting_of_tomorrow '3'"),
+        ({"peft_type": "ADALORA"}, "peft_type 'ADALORA'"),
+        ({"bias": "all"}, "bias 'all'"),
+        ({"r": 2}, "the rank of .* is 3, but adapter_config.json says r = 2"),
+    ],
+    ids=str,
+)
+def test_settings_that_would_add_it_in_another_way_are_refused(adapted, tmp_path, settings, words):
+    base, model = adapted
+    save_adapter(model, base, 3, 10.0, 0.0, tmp_path / "adapter")
+    rewrite_settings(tmp_path / "adapter", **settings)
+    with pytest.raises(UserError, match=words):
+        weights.load_model(tmp_path / "adapter", device="cpu")
+
+
+def test_pefts_own_defaults_are_known():
+    """A setting that a new PEFT writes by itself must not make every adapter strange."""
+    from peft import LoraConfig
+
+    for name, value in LoraConfig(target_modules=["q_proj"]).to_dict().items():
+        assert name in FREE or value in ALLOWED.get(name, (None, False, [], {}, "")), name
+
+
+def rewrite_settings(folder, **settings) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
 def test_a_training_leaves_the_merged_model_and_the_adapter_alone(stage1, tmp_path):  # noqa: F811

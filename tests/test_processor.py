@@ -10,11 +10,14 @@ from transformers import AutoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+import minillava.inputs.processor
 from minillava.errors import UserError
+from minillava.inputs import image
 from minillava.inputs.conversation import TEMPLATES, render
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.weights.hf_config import read_config
+from minillava.weights.processor_files import load_processor, save_processor
 
 QUESTION = "What is this?"
 TURNS = [("user", "What is this?"), ("assistant", "A cat."), ("user", "What colour?")]
@@ -54,6 +57,16 @@ def test_a_question_and_a_picture(tokenizer, picture, tmp_path):
     assert torch.equal(processor([("user", QUESTION)], picture)["input_ids"], inputs["input_ids"])
 
 
+@pytest.mark.parametrize("pinpoints", [(), ((28, 56), (56, 28))])
+def test_a_picture_is_opened_once_for_a_question(tokenizer, picture, tmp_path, monkeypatch, pinpoints):
+    opened, reads = [], image.open_image
+    for module in (image, minillava.inputs.processor):
+        monkeypatch.setattr(module, "open_image", lambda source: opened.append(source) or reads(source))
+    picture.save(tmp_path / "picture.png")
+    inputs = Processor(tokenizer, 28, 14, image_grid_pinpoints=pinpoints)(QUESTION, tmp_path / "picture.png")
+    assert opened == [tmp_path / "picture.png"] and len(inputs["pixel_values"]) == (3 if pinpoints else 1)
+
+
 def test_without_a_picture(tokenizer):
     inputs = Processor(tokenizer, 28, 14)("Is <image> a word?")
     assert set(inputs) == {"input_ids"} and tokenizer.image_id not in inputs["input_ids"]
@@ -83,7 +96,7 @@ def test_mistakes(tokenizer, picture):
 @pytest.mark.parametrize("pad", [False, True])
 def test_auto_processor_reads_what_we_save(tokenizer, picture, tmp_path, strategy, pad):
     ours = Processor(tokenizer, 28, 14, strategy, pad=pad)
-    ours.save(tmp_path)
+    save_processor(ours, tmp_path)
     official = AutoProcessor.from_pretrained(tmp_path)
     assert type(official).__name__ == "LlavaProcessor"
     assert (official.patch_size, official.vision_feature_select_strategy) == (14, strategy)
@@ -101,13 +114,13 @@ def test_a_folder_comes_back(tokenizer, picture, tmp_path, by_transformers, temp
     """Also when transformers 5 wrote it, which nests the picture settings in processor_config.json."""
     ours = Processor(tokenizer, 28, 14, "full", template, True, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     folder = tmp_path / "ours"
-    ours.save(folder)
+    save_processor(ours, folder)
     if by_transformers:
         official = AutoProcessor.from_pretrained(folder)
         folder = tmp_path / "theirs"
         official.save_pretrained(folder)
         assert not (folder / "preprocessor_config.json").exists()
-    again = Processor.from_folder(folder, config(tokenizer, "full"))
+    again = load_processor(folder, config(tokenizer, "full"))
     assert (again.template, again.pad, again.mean, again.std) == (template, True, ours.mean, ours.std)
     first, second = ours(QUESTION, picture), again(QUESTION, picture)
     assert all(torch.equal(first[key], second[key]) for key in ("input_ids", "pixel_values"))
@@ -115,7 +128,7 @@ def test_a_folder_comes_back(tokenizer, picture, tmp_path, by_transformers, temp
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_chat_template_says_the_same(tokenizer, tmp_path, name):
-    Processor(tokenizer, 28, 14, template=name).save(tmp_path)
+    save_processor(Processor(tokenizer, 28, 14, template=name), tmp_path)
     official = AutoProcessor.from_pretrained(tmp_path)
     turns = TURNS[:1] if name == "plain" else TURNS
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
@@ -134,21 +147,21 @@ def test_the_default_template(tokenizer, tmp_path, capsys):
     """
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "config.json").write_text('{"image_aspect_ratio": "pad"}')
-    original = Processor.from_folder(tmp_path, config(tokenizer))
+    original = load_processor(tmp_path, config(tokenizer))
     assert (original.template, original.pad) == ("v1", True)
     assert "names no chat template: v1 is used; --template" in capsys.readouterr().err
     hub = {"crop_size": {"height": 28, "width": 28}, "size": {"shortest_edge": 28}, "resample": 3, "do_pad": False}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(hub))
-    ours = Processor.from_folder(tmp_path, config(tokenizer))
+    ours = load_processor(tmp_path, config(tokenizer))
     assert (ours.template, ours.pad) == ("llava_hf", False)
-    assert Processor.from_folder(tmp_path, config(tokenizer), template="llava_v1").template == "llava_v1"
+    assert load_processor(tmp_path, config(tokenizer), template="llava_v1").template == "llava_v1"
 
 
 def test_a_tokenizer_without_image_gets_one(tokenizer, tmp_path):
     """As the original LLaVA's: Vicuna's 32000 ids, then <image> and <pad>."""
     bare = Tokenizer({**tokenizer.spec, "added_tokens": tokenizer.spec["added_tokens"][:3]})
     bare.save(tmp_path / "tokenizer.json")
-    processor = Processor.from_folder(tmp_path, config(tokenizer))
+    processor = load_processor(tmp_path, config(tokenizer))
     assert (processor.image_token_id, processor.tokenizer.pad_id) == (tokenizer.image_id, tokenizer.pad_id)
 
 
@@ -186,7 +199,7 @@ def test_settings_that_we_do_not_follow_are_an_error(tokenizer, tmp_path, settin
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(setting))
     with pytest.raises(UserError, match=says) as error:
-        Processor.from_folder(tmp_path, config(tokenizer), "v1" if "conversation_template" not in setting else None)
+        load_processor(tmp_path, config(tokenizer), "v1" if "conversation_template" not in setting else None)
     assert len(str(error.value)) <= 200
 
 
@@ -222,9 +235,9 @@ def test_settings_that_change_pixels_are_followed(tokenizer, picture, tmp_path, 
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
     official = (LlavaImageProcessorPil if "Llava" in kind else CLIPImageProcessorPil)(**values)
     expected = official(picture, return_tensors="pt")["pixel_values"]
-    ours = Processor.from_folder(tmp_path, config(tokenizer), "v1")
-    ours.save(tmp_path / "again")
-    for processor in (ours, Processor.from_folder(tmp_path / "again", config(tokenizer))):
+    ours = load_processor(tmp_path, config(tokenizer), "v1")
+    save_processor(ours, tmp_path / "again")
+    for processor in (ours, load_processor(tmp_path / "again", config(tokenizer))):
         torch.testing.assert_close(
             processor.image_inputs(picture)["pixel_values"], expected.float(), rtol=1e-5, atol=2e-6
         )
@@ -234,12 +247,12 @@ def test_the_originals_way_with_pictures(tokenizer, tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     (tmp_path / "config.json").write_text('{"image_aspect_ratio": "anyres_max_9"}')
     with pytest.raises(UserError, match="anyres_max_9"):
-        Processor.from_folder(tmp_path, config(tokenizer))
+        load_processor(tmp_path, config(tokenizer))
 
 
 def test_an_image_id_that_does_not_fit_the_model(tokenizer, tmp_path):
-    Processor(tokenizer, 28, 14).save(tmp_path)
+    save_processor(Processor(tokenizer, 28, 14), tmp_path)
     with pytest.raises(UserError, match="32000"):
-        Processor.from_folder(tmp_path, read_config({"vision_config": {"image_size": 28, "patch_size": 14}}))
+        load_processor(tmp_path, read_config({"vision_config": {"image_size": 28, "patch_size": 14}}))
     with pytest.raises(UserError, match=r"tokenizer\.json"):
-        Processor.from_folder(tmp_path / "nowhere", config(tokenizer))
+        load_processor(tmp_path / "nowhere", config(tokenizer))

@@ -1,6 +1,7 @@
 """The ids are the official ones, what is typed never becomes a control token, and no half character is ever shown."""
 
 import json
+import time
 
 import pytest
 import tokenizers
@@ -11,6 +12,7 @@ from transformers import LlamaTokenizerFast, PreTrainedTokenizerFast
 
 from minillava.errors import UserError
 from minillava.inputs.tokenizer import BYTES, Control, StreamDecoder, Tokenizer
+from minillava.inputs.tokenizer_spec import REGEXES
 
 WORDS = (
     "a cat sat on the mat . the cat is grey , USER : what is this ? ASSISTANT : it is a cat \n 12 naïve 🐱 🐱 yes no"
@@ -281,6 +283,139 @@ def test_a_truncated_file(trained, tmp_path):
         Tokenizer.from_file(tmp_path)
     with pytest.raises(UserError, match="absent"):
         Tokenizer.from_file(tmp_path / "absent.json")
+
+
+# ------------------------------------------------------------ files of strangers
+def sequence(within: str, *parts: dict) -> dict:
+    return {"type": "Sequence", within: list(parts)}
+
+
+def replacing(old: dict, new: str) -> dict:
+    return {"type": "Replace", "pattern": old, "content": new}
+
+
+def splitting(pattern: dict) -> dict:
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+
+
+DOUBLE, BYTES_AGAIN = (
+    replacing({"String": "a"}, "aa"),
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+)
+TEMPLATE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+HARMFUL = {
+    "doubles": ({"normalizer": sequence("normalizers", *[DOUBLE] * 19)}, "makes texts longer"),
+    "doubles nothing": ({"normalizer": replacing({"String": ""}, "a")}, "makes texts longer"),
+    "doubles by regex": ({"normalizer": replacing({"Regex": "\\s"}, "aa")}, "makes texts longer"),
+    "any number of times": ({"normalizer": replacing({"Regex": "a*"}, "a")}, "regular expression 'a"),
+    "doubles, inside": ({"normalizer": sequence("normalizers", sequence("normalizers", DOUBLE))}, "texts longer"),
+    "a long prefix": ({"normalizer": {"type": "Prepend", "prepend": "a" * 10**6}}, "makes texts longer"),
+    "a thousand parts": ({"pre_tokenizer": sequence("pretokenizers", *[{"type": "Digits"}] * 1000)}, "at most 20"),
+    "bytes of bytes": ({"pre_tokenizer": sequence("pretokenizers", *[BYTES_AGAIN] * 9)}, "more than once"),
+    "other normalizer": ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "'Precompiled'"),
+    "bytes as normalizer": ({"normalizer": {"type": "ByteLevel"}}, "'ByteLevel' of its normalizers"),
+    "other splitting": ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "'FixedLength'"),
+    "slow regex": ({"pre_tokenizer": splitting({"Regex": "(a+)+$"})}, r"expression '\(a\+\)\+\$'"),
+    "slow regex, flat": ({"pre_tokenizer": splitting({"Regex": "a*a*a*a*a*a*b"})}, "regular expression"),
+    "regex of a digit": ({"pre_tokenizer": splitting({"Regex": "\\p{N}{1,999999}"})}, "regular expression"),
+    "undefined in single": ({"post_processor": {**TEMPLATE, "single": [{"SpecialToken": {"id": "<zz>"}}]}}, "<zz>"),
+    "undefined, inside": (
+        {"post_processor": sequence("processors", {**TEMPLATE, "single": [{"SpecialToken": {"id": "<zz>"}}]})},
+        "adds '<zz>'",
+    ),
+    "unknown token": ({"model": {"unk_token": "<zz>"}}, "unk_token '<zz>'"),
+    "prefix of pieces": ({"model": {"continuing_subword_prefix": "é####"}}, "continuing_subword_prefix"),
+    "dropout": ({"model": {"dropout": 0.5}}, "dropout '0.5'"),
+    "other model": ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "'Unigram'"),
+    "no vocabulary": ({"model": {"vocab": None}}, "cannot be used"),
+    "an id below 0": ({"added_tokens": [{"id": -1, "content": "<s>"}]}, "cannot have the id -1"),
+    "a huge id": ({"added_tokens": [{"id": 2**40, "content": "<zz>"}]}, "cannot have the id"),
+    "two ids": ({"added_tokens": [{"id": 7, "content": "a"}]}, "'a' cannot have the id 7"),
+    "too many controls": (
+        {"added_tokens": [{"id": 10**6 + i, "content": f"<{i}>", "special": True} for i in range(5000)]},
+        "5000 control tokens",
+    ),
+    "lists for objects": ({"normalizer": [], "pre_tokenizer": []}, "cannot be used"),
+    "numbers for objects": ({"added_tokens": 3}, "cannot be used"),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_what_the_library_would_choke_on_never_reaches_it(trained, tmp_path, capfd, name):
+    """It panics, which it prints itself, or needs years, or all memory."""
+    change, said = HARMFUL[name]
+    change = {key: {**trained.spec[key], **value} if key == "model" else value for key, value in change.items()}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**trained.spec, **change}))
+    with pytest.raises(UserError, match=said) as error:
+        Tokenizer.from_file(tmp_path)
+    assert "tokenizer.json" in str(error.value) and capfd.readouterr() == ("", "")
+
+
+def test_padding_truncation_and_decoder_are_not_the_librarys(trained):
+    """Padding to a billion ids, truncation to none, and a decoder that it does not know: none of them is followed."""
+    padding = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
+    truncation = {"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 5}
+    spec = {**trained.spec, "padding": padding, "truncation": truncation, "decoder": {"type": "No such"}}
+    assert Tokenizer(spec).encode("a cat") == trained.encode("a cat")
+
+
+def test_many_added_tokens_take_no_time(trained):
+    added = [{"id": 10**6 + i, "content": f"word{i}", "special": False, "normalized": False} for i in range(20_000)]
+    began = time.process_time()
+    tokenizer = Tokenizer({**trained.spec, "added_tokens": trained.spec["added_tokens"] + added})
+    assert time.process_time() - began < 10
+    assert tokenizer.encode("a word19999.")[0][-2] == 10**6 + 19_999 == tokenizer.vocab_size - 1
+
+
+def test_a_text_that_is_too_long(trained):
+    ids, _ = trained.encode("a cat. " * 1000)
+    assert len(ids) == 3001
+    with pytest.raises(UserError, match="has 1,000,001 characters, but at most 1,000,000"):
+        trained.encode("a" * 1_000_001)
+
+
+def test_a_file_that_is_too_large(trained, tmp_path):
+    with open(tmp_path / "tokenizer.json", "wb") as file:
+        file.truncate(20 * 2**30)
+    with pytest.raises(UserError, match="too large for its kind"):
+        Tokenizer.from_file(tmp_path)
+
+
+WHERE = {  # Llama 3's and CLIP's, SmolLM2's, and Gemma's way to split
+    "Llama 3": sequence("pretokenizers", splitting({"Regex": REGEXES[3]}), {**BYTES_AGAIN, "use_regex": False}),
+    "CLIP": sequence("pretokenizers", {**splitting({"Regex": REGEXES[5]}), "invert": True}, BYTES_AGAIN),
+    "SmolLM2": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTES_AGAIN),
+    "Gemma": splitting({"String": " "}),
+}
+
+
+@pytest.mark.parametrize("name", WHERE)
+@pytest.mark.parametrize("normalizer", [None, "CLIP"])
+def test_the_ways_of_known_models_are_followed(name, normalizer):
+    spec = build("byte_level").spec
+    if normalizer:
+        spaces = replacing({"Regex": "\\s+"}, " ")
+        spec = {**spec, "normalizer": sequence("normalizers", {"type": "NFC"}, spaces, {"type": "Lowercase"})}
+    spec = {**spec, "pre_tokenizer": WHERE[name]}
+    official = tokenizers.Tokenizer.from_str(json.dumps({**spec, "post_processor": None}))
+    for text in ("The CAT sat 123 times\n\n  on it's mat!", "a" * 5000, " " * 5000 + "x", "é" * 1000, "1,2;" * 999):
+        assert Tokenizer(spec).encode(text)[0] == official.encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        (None, False),
+        (BYTES_AGAIN, False),
+        ({**TEMPLATE, "single": []}, False),
+        ({**TEMPLATE, "single": [{"Sequence": {"id": "A"}}]}, False),
+        ({"type": "RobertaProcessing", "cls": ["<s>", 1], "sep": ["</s>", 2]}, True),
+        (sequence("processors", BYTES_AGAIN, {"type": "BertProcessing", "cls": ["<s>", 1], "sep": ["</s>", 2]}), True),
+    ],
+    ids=str,
+)
+def test_whether_a_text_begins_with_the_first_token(trained, processor, expected):
+    assert Tokenizer({**trained.spec, "post_processor": processor}).adds_bos == expected
 
 
 def test_a_tokenizer_json_at_which_the_library_panics(tmp_path):

@@ -1,8 +1,11 @@
 """Weights: every layout in, ours out; and what is wrong with a folder is said in one sentence."""
 
 import json
+import os
 import shutil
 import struct
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +19,11 @@ from minillava.errors import UserError
 from minillava.generation import generate
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
+from minillava.training.precision import product_dtype
+from minillava.weights import folders, loading, saving, tensor_files
 from minillava.weights.__main__ import main as show
 from minillava.weights.hf_config import read_config, write_config
+from minillava.weights.processor_files import save_processor
 
 CPU = {"device": "cpu", "dtype": "float32"}
 
@@ -156,6 +162,38 @@ def test_a_tied_head_that_is_also_in_the_file_is_ignored(tmp_path):
     weights.load_model(tmp_path, **CPU)
 
 
+@pytest.mark.parametrize("top", [None, True, False])
+@pytest.mark.parametrize("text", [None, True, False])
+@pytest.mark.parametrize("head", ["another", "a copy", None])
+def test_a_head_beside_tied_embeddings(folder, top, text, head):
+    """As transformers: tied where either part of config.json says so, unless the file has another head."""
+    from transformers import LlavaForConditionalGeneration
+
+    def change(tensors):
+        if head is None:
+            del tensors["language_model.lm_head.weight"]
+        elif head == "a copy":
+            tensors["language_model.lm_head.weight"] = tensors["language_model.model.embed_tokens.weight"].clone()
+
+    rewrite(folder, change)
+    config = json.loads((folder / "config.json").read_text())
+    for part, tied in ((config, top), (config["text_config"], text)):
+        part.pop("tie_word_embeddings", None)
+        part |= {} if tied is None else {"tie_word_embeddings": tied}
+    (folder / "config.json").write_text(json.dumps(config))
+    if head is None and not (top or text):  # transformers would make one up
+        with pytest.raises(UserError, match=r"lacks the tensor language_model\.lm_head\.weight"):
+            weights.load_model(folder, **CPU)
+        return
+    ours, ids = weights.load_model(folder, **CPU), torch.arange(3, 20)[None]
+    theirs = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert relative_error(ours(ids), theirs(input_ids=ids).logits) < 2e-5
+        assert torch.equal(weights.load_language_model(folder, **CPU)(ids), ours(ids))
+    weights.save_module(ours, folder / "again", "llava-hf", write_config(ours.config))
+    assert torch.equal(weights.load_model(folder / "again", **CPU)(ids), ours(ids))
+
+
 def test_rules_are_inverted_exactly(saved):
     """Reading what was written gives the same names, for every layout."""
     names = {
@@ -225,7 +263,7 @@ def test_transformers_loads_what_is_saved(llava):
 def test_tied_and_linear_and_rope_survive_saving(tmp_path):
     text = {"tie_word_embeddings": True, "rope_parameters": LLAMA3, "num_key_value_heads": 1}
     _, model = llava_pair(tmp_path / "a", text=text, tie_word_embeddings=True)
-    weights._save(model, "", "llava-hf", write_config(model.config), tmp_path / "b", "auto")
+    weights.save_module(model, tmp_path / "b", "llava-hf", write_config(model.config))
     again = weights.load_model(tmp_path / "b", **CPU)
     assert again.config == model.config and torch.equal(again(**prompt()), model(**prompt()))
     assert not any("lm_head" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
@@ -238,7 +276,7 @@ def test_linear_projector_is_saved_and_loaded(saved, tmp_path):
 
     config = replace(weights.load_model(saved[1], **CPU).config, projector_type="linear")
     model = Llava(config)
-    weights._save(model, "", "llava-hf", write_config(config), tmp_path, "auto")
+    weights.save_module(model, tmp_path, "llava-hf", write_config(config))
     assert torch.equal(weights.load_model(tmp_path, **CPU).projector.linear_1.weight, model.projector.linear_1.weight)
 
 
@@ -271,7 +309,7 @@ def test_an_interrupted_save_leaves_the_old_or_nothing(llava, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(weights, "save_file", fail)
+        broken.setattr(saving, "save_file", fail)
         with pytest.raises(KeyboardInterrupt):
             weights.save(model, processor, tmp_path / "new")
     assert not (tmp_path / "new" / "config.json").exists() and not list(tmp_path.rglob("*.safetensors*"))
@@ -297,7 +335,7 @@ def test_dtypes(llava, tmp_path, monkeypatch):
         torch.bfloat16 if torch.cuda.is_available() else torch.float32
     )
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "SMALL", 0)  # large weights stay as they are
+        patch.setattr(loading, "SMALL", 0)  # large weights stay as they are
         assert weights.load_model(tmp_path).projector.linear_1.weight.dtype == torch.bfloat16
     assert weights.load_model(tmp_path, device="cpu", dtype="float16").projector.linear_1.weight.dtype == torch.float16
     assert (
@@ -388,7 +426,7 @@ MISTAKES = {
     "lying header": (huge_header, "not a whole safetensors"),
     "folder for a file": (
         lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()),
-        "not a whole safetensors",
+        "is a folder, not a file",
     ),
     "missing tensor": (lambda f: rewrite(f, lambda t: t.pop(UP)), f"lacks the tensor {UP}\\."),
     "unknown tensor": (
@@ -473,13 +511,47 @@ def test_a_pointer_of_git_lfs(folder):
         weights.load_model(folder)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+def test_a_named_pipe(folder, name):
+    """Opening one would wait for ever."""
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match="is a named pipe, not a file"):
+        weights.load_model(folder)
+
+
+def test_a_tensor_under_two_names(folder):
+    rewrite(folder, lambda t: t.update({UP.replace("language_model.model", "model.language_model"): t[UP].clone()}))
+    with pytest.raises(UserError, match="which this model has no place for"):
+        weights.load_model(folder)
+    found = {"model.mm_projector.weight": Path("a"), "model.mm_projector.0.weight": Path("a")}
+    with pytest.raises(UserError, match=r"projector\.linear_1\.weight twice"):
+        tensor_files._match(found, {"projector.linear_1.weight": torch.ones(1)}, folder)
+
+
+def test_many_names_are_looked_up_one_by_one(folder):
+    found = {f"model.layers.0.mlp.up_proj.{number}": Path("a") for number in range(20_000)}
+    wanted = {f"language_model.layers.{number}.mlp.up_proj.weight": torch.ones(1) for number in range(5000)}
+    found |= {name.replace("language_model", "model"): Path("a") for name in wanted}
+    began = time.process_time()
+    with pytest.raises(UserError, match=r"no place for \(and 19999 more"):
+        tensor_files._match(found, wanted, folder)
+    assert time.process_time() - began < 5
+
+
+def test_options_are_given_by_name():
+    for read in (weights.load_vision_tower, weights.load_language_model):
+        with pytest.raises(TypeError, match="positional"):
+            read("weights/tiny", "cpu")
+
+
 @pytest.mark.parametrize("with_config", [True, False])
 def test_an_adapter_alone(folder, with_config):
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"}')
     if not with_config:
         (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"no weights folder llava-hf/llava-1.5-7b-hf; to get it from the Hub"):
+    with pytest.raises(UserError, match=r"no weights folder llava-hf/llava-1\.5-7b-hf, and HF_HUB_OFFLINE forbids"):
         weights.load_model(folder)
     with pytest.raises(UserError, match=r"holds only an adapter \(LoRA\)"):
         weights.load_language_model(folder)
@@ -506,14 +578,8 @@ def test_the_end_tokens_of_generation_config(folder, ends, tmp_path):
         for end in [ends] if isinstance(ends, int) else ends:
             if end in said:
                 assert len(list(generate(model, ids, max_new_tokens=20))) < 20
-    weights._save(
-        weights.load_model(folder, **CPU),
-        "",
-        "llava-hf",
-        write_config(weights.load_model(folder, **CPU).config),
-        tmp_path / "b",
-        "auto",
-    )
+    model = weights.load_model(folder, **CPU)
+    weights.save_module(model, tmp_path / "b", "llava-hf", write_config(model.config))
     assert weights.load_model(tmp_path / "b", **CPU).config.text_config.eos_token_id == ends
 
 
@@ -544,7 +610,7 @@ def test_mixed_types_become_one(folder, few, many, monkeypatch, capsys):
 
     rewrite(folder, mix)
     for small, expected in ((10**9, "float32"), (0, "float32" if many == "float64" else many)):
-        monkeypatch.setattr(weights, "SMALL", small)
+        monkeypatch.setattr(loading, "SMALL", small)
         model = weights.load_model(folder, device="cpu")
         assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, expected)}
         model(**prompt())
@@ -567,7 +633,6 @@ def test_show(llava, folder, capsys, tmp_path):
         f"{total:,}",
         "llava_hf",
         "[2, 5]",
-        "temperature 0.6, top_p 0.9 (the makers' defaults, shown and not used)",
         "float32",
     ):
         assert words in shown
@@ -602,7 +667,7 @@ def test_load_needs_a_tokenizer_that_fits(llava, folder):
         tiny_tokenizer(),
         LlavaConfig(config.vision_config, config.text_config, image_token_id=tiny_tokenizer().image_id),
     )
-    large.save(folder)
+    save_processor(large, folder)
     edit_config(folder, image_token_index=large.image_token_id, image_token_id=large.image_token_id)
     with pytest.raises(UserError, match="has only 67 embeddings"):
         weights.load(folder, **CPU)
@@ -610,6 +675,17 @@ def test_load_needs_a_tokenizer_that_fits(llava, folder):
 
 def test_the_default_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "repository" / "weights" / "tiny").mkdir(parents=True)
-    monkeypatch.setattr(weights, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(folders, "ROOT", tmp_path / "repository")
     monkeypatch.chdir(tmp_path)
     assert weights.find_folder("weights/tiny") == tmp_path / "repository" / "weights" / "tiny"
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_is_no_type_that_the_card_only_emulates(capability, chosen, monkeypatch):
+    """A T4 has bfloat16 by slow emulation alone: neither the model nor the products of a training take it there."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(loading, "count_numbers", lambda sources: {"bfloat16": 1 << 40})
+    monkeypatch.setattr(loading, "SMALL", 0)
+    assert loading._find_dtype("auto", cuda, {}, Path("folder")) == chosen
+    assert product_dtype("auto", cuda) == (torch.bfloat16 if chosen == torch.bfloat16 else torch.float32)

@@ -52,7 +52,9 @@ for stage, name in ((1, "stage 1"), (2, "stage 2")):
     set_trainable(new, stage)
     learning = sum(p.numel() for p in new.parameters() if p.requires_grad)
     total = sum(p.numel() for p in new.parameters())
-    print(f"{name}: {learning:9,} of {total:,} parameters learn, {100 * learning / total:.1f}%: {', '.join(STAGES[stage].trained)}")
+    print(
+        f"{name}: {learning:9,} of {total:,} parameters learn, {100 * learning / total:.1f}%: {', '.join(STAGES[stage].trained)}"
+    )
 
 # %% [markdown]
 # A frozen parameter costs no optimizer state and gets no gradient. But the gradient still has to pass *through* the frozen language model to
@@ -110,8 +112,12 @@ print(inspect.getsource(supervised_logits))
 from minillava.training import Batches, loss
 
 with torch.inference_mode():
-    batch = Batches(captions, processor, TrainConfig(stage=1, batch_size=32), new.config.text_config.max_position_embeddings)[0]
-    print(f"the new projector: {loss(new, batch):.2f}      a model that knows nothing: {math.log(len(new.language_model.embed_tokens.weight)):.2f}")
+    batch = Batches(
+        captions, processor, TrainConfig(stage=1, batch_size=32), new.config.text_config.max_position_embeddings
+    )[0]
+    print(
+        f"the new projector: {loss(new, batch):.2f}      a model that knows nothing: {math.log(len(new.language_model.embed_tokens.weight)):.2f}"
+    )
     loss_after_stage_1 = loss(minillava.load("weights/tiny-stage1")[0], batch)
     print(f"after stage 1:     {loss_after_stage_1:.2f}")
 
@@ -130,7 +136,10 @@ for stage, color in ((1, plots.BLUE), (2, plots.ORANGE)):
     axes.plot(100 * steps / config.max_steps, [learning_rate(step, config) for step in steps], color=color, label=label)
 axes.set(xlabel="percent of the training", ylabel="learning rate")
 axes.legend()
-plots.show(figure, "Two curves of the learning rate. Each rises in a short straight line and then falls along half a cosine to zero.")
+plots.show(
+    figure,
+    "Two curves of the learning rate. Each rises in a short straight line and then falls along half a cosine to zero.",
+)
 
 # %% [markdown]
 # Our rates are much higher than the paper's, for two reasons: the model is a thousand times smaller, and its matrices are trained by Muon
@@ -141,21 +150,37 @@ plots.show(figure, "Two curves of the learning rate. Each rises in a short strai
 # Each training of this project writes a line for each step into `metrics.jsonl`. These are the lines of the models in `weights/` (neighbouring
 # steps averaged):
 
+
 # %%
 def read_metrics(folder):
     """The rows of a training: those with a loss, and those with scores."""
     rows = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "loss" in row], [row["scores"] | {"step": row["step"]} for row in rows if "scores" in row]
+    return [row for row in rows if "loss" in row], [
+        row["scores"] | {"step": row["step"]} for row in rows if "scores" in row
+    ]
 
 
 losses_1, scores_1 = read_metrics("weights/tiny-stage1")
 losses_2, scores_2 = read_metrics("weights/tiny")
 figure, panels = plots.new(1, 2, height=3, sharey=True)
-for axes, rows, title, color in ((panels[0], losses_1, "stage 1", plots.BLUE), (panels[1], losses_2, "stage 2", plots.ORANGE)):
+for axes, rows, title, color in (
+    (panels[0], losses_1, "stage 1", plots.BLUE),
+    (panels[1], losses_2, "stage 2", plots.ORANGE),
+):
     steps, values = [row["step"] for row in rows], np.array([row["loss"] for row in rows])
     window = max(1, len(values) // 60)
-    axes.plot(steps[::window], [values[max(0, i - window) : i + window + 1].mean() for i in range(0, len(values), window)], color=color)
-    axes.set(title=title, xlabel="step", yscale="log", yticks=(0.1, 0.2, 0.5, 1, 2), yticklabels=("0.1", "0.2", "0.5", "1", "2"))
+    axes.plot(
+        steps[::window],
+        [values[max(0, i - window) : i + window + 1].mean() for i in range(0, len(values), window)],
+        color=color,
+    )
+    axes.set(
+        title=title,
+        xlabel="step",
+        yscale="log",
+        yticks=(0.1, 0.2, 0.5, 1, 2),
+        yticklabels=("0.1", "0.2", "0.5", "1", "2"),
+    )
     axes.minorticks_off()
 panels[0].set(ylabel="loss a token")
 ends = [f"from {rows[0]['loss']:.2f} to {rows[-1]['loss']:.2f}" for rows in (losses_1, losses_2)]
@@ -170,7 +195,12 @@ plots.show(figure, f"Two falling curves: stage 1 {ends[0]}, stage 2 {ends[1]}.")
 
 # %%
 through_stage_2 = [{**scores_1[-1], "step": -1}, *scores_2]  # it begins where stage 1 ended
-shown = {"existence": "is there an X?", "count": "how many objects?", "where": "where is the X?", "relation": "X relative to Y"}
+shown = {
+    "existence": "is there an X?",
+    "count": "how many objects?",
+    "where": "where is the X?",
+    "relation": "X relative to Y",
+}
 figure, axes = plots.new(height=3.8)
 for kind, color in zip(shown, (plots.BLUE, plots.GREEN, plots.ORANGE, plots.RED)):
     percent = [100 * row.get(kind, math.nan) for row in through_stage_2]
@@ -203,7 +233,9 @@ asked = (
 for question in asked:
     print(question)
     for name, model in models.items():
-        print(f"   {name:8} {minillava.answer(model, processor, 'lessons/images/cat.png', question, max_new_tokens=40)}")
+        print(
+            f"   {name:8} {minillava.answer(model, processor, 'lessons/images/cat.png', question, max_new_tokens=40)}"
+        )
 
 # %% [markdown]
 # And the same as figures, on 40 scenes that were never trained on. For the two trained models they stand in the last line of `metrics.jsonl`:
@@ -216,7 +248,10 @@ kinds = [kind for kind in TITLES if all(kind in row for row in scores.values())]
 plots.grouped_bars(
     [TITLES[kind] for kind in kinds],
     {name: [100 * row[kind] for kind in kinds] for name, row in scores.items()},
-    alt="; ".join(f"{name}: " + ", ".join(f"{TITLES[kind]} {100 * row[kind]:.0f}" for kind in kinds) for name, row in scores.items()),
+    alt="; ".join(
+        f"{name}: " + ", ".join(f"{TITLES[kind]} {100 * row[kind]:.0f}" for kind in kinds)
+        for name, row in scores.items()
+    ),
 )
 
 # %% [markdown]
@@ -231,11 +266,14 @@ plots.grouped_bars(
 #
 # The relative change of a group of weights is the length of its difference divided by its length before. From stage 1 to stage 2:
 
+
 # %%
 def group_of(name):
     """The part of the model that a parameter belongs to."""
     if not name.startswith("language_model.layers."):
-        return {"vision_tower": "tower", "projector": "projector"}.get(name.split(".")[0], "embeddings" if "embed_tokens" in name else "last norm")
+        return {"vision_tower": "tower", "projector": "projector"}.get(
+            name.split(".")[0], "embeddings" if "embed_tokens" in name else "last norm"
+        )
     part = "attention" if "attn" in name else "MLP" if "mlp" in name else "norms"
     return f"layer {name.split('.')[2]} {part}"
 
@@ -251,8 +289,16 @@ def change(before, after):
 
 
 by_stage_1, by_stage_2 = change(new, stage_1), change(stage_1, stage_2)
-print("moved in stage 1:", ", ".join(f"{group} {100 * value:.0f}%" for group, value in by_stage_1.items() if value) or "nothing")
-order = ["tower", "projector", "embeddings", *(group for group in by_stage_2 if group.startswith("layer") and "norms" not in group)]
+print(
+    "moved in stage 1:",
+    ", ".join(f"{group} {100 * value:.0f}%" for group, value in by_stage_1.items() if value) or "nothing",
+)
+order = [
+    "tower",
+    "projector",
+    "embeddings",
+    *(group for group in by_stage_2 if group.startswith("layer") and "norms" not in group),
+]
 plots.bars(
     order,
     [100 * by_stage_2[group] for group in order],

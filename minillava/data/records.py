@@ -1,22 +1,29 @@
 """LLaVA's JSON as people have it: records from a file, and the picture and turns of one record, without opening the
 picture.
 
-A file is a JSON list, or one object a line (JSONL); UTF-8, 16 or 32, with or without a byte order mark.
+A file is a JSON list, or one object a line (JSONL, whose lines end in "\\n" alone); UTF-8, 16 or 32, with or without a
+byte order mark.
 """
 
 import json
+import re
 from pathlib import Path
 
 from minillava.errors import UserError
 from minillava.files import parse_json, read_file
 from minillava.inputs.conversation import Turn
 
+LARGEST = 1 << 33  # bytes of a file; LLaVA-1.5's has one gigabyte
+# What other programs call a picture, as a key and in a question.
+PICTURE_KEY = re.compile(r"image|img|picture|photo|video", re.IGNORECASE)
+PICTURE_MARK = re.compile(r"<\|?(image|img|picture|video)\w*\|?>", re.IGNORECASE)
+MOSTLY = 0.9  # of all records: so many without the pictures that they speak of are a mistake
 SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
 def read_records(path: Path) -> list[dict]:
     """The records of a file; UserError in one sentence for what is no list of objects."""
-    data = read_file(path)
+    data = read_file(path, LARGEST)
     lines = _json_lines(data, path)
     records = parse_json(data, path) if lines is None else lines
     if isinstance(records, dict) and "conversations" in records:  # a list of one
@@ -30,18 +37,21 @@ def read_records(path: Path) -> list[dict]:
 
 def _json_lines(data: bytes, path: Path) -> list | None:
     """The objects of a JSONL file; None if its first line is no object by itself, so that the file is one JSON text."""
+    encoding = json.detect_encoding(data)
+    if not data[:1000].decode(encoding, "ignore").lstrip().startswith("{"):
+        return None
     try:
-        text = data.decode(json.detect_encoding(data)).strip()
-        first, _, rest = text.partition("\n")
-        if not first.startswith("{") or not rest or not isinstance(json.loads(first), dict):
+        lines = [(number, line) for number, line in enumerate(data.decode(encoding).split("\n"), 1) if line.strip()]
+        if len(lines) == 1 or not isinstance(json.loads(lines[0][1]), dict):
             return None
     except (ValueError, RecursionError):
         return None
-    return [
-        parse_json(line.encode(), f"{path}, line {number},")
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    ]
+    return [parse_json(line.encode(), f"{path}, line {number},") for number, line in lines]
+
+
+def named(index: int, record: dict) -> str:
+    """How messages name a record."""
+    return f"record {index} (id {str(record.get('id'))[:40]!r})"
 
 
 def picture_name(record: dict) -> str | None:
@@ -60,6 +70,28 @@ def picture_name(record: dict) -> str | None:
             f"its image is a {name.partition(':')[0]}: address; pictures must be files in the folder that --images names"
         )
     return name
+
+
+def sign_of_a_picture(record: dict, turns: list[Turn]) -> str:
+    """What in a record that names no picture says that there is one: another key, or a mark with which the first
+    question begins or ends. "" in a record of text alone.
+    """
+    held = {key for key, value in record.items() if value and isinstance(value, str | list | dict)}
+    question = turns[0][1].strip()
+    marks = (m[0] for m in PICTURE_MARK.finditer(question) if m.start() == 0 or m.end() == len(question))
+    return next(filter(PICTURE_KEY.search, sorted(held)), None) or next(marks, "")
+
+
+def tell_unnamed(path: str | Path, num_records: int, unnamed: list[str]) -> None:
+    """Say how many records speak of pictures that they do not name, each given as its name and what in it speaks of one;
+    UserError where nearly all do.
+    """
+    if not unnamed:
+        return
+    line = f"{len(unnamed)} of {num_records} records speak of pictures that are not under 'image' ({unnamed[0]})"
+    if len(unnamed) >= MOSTLY * num_records:
+        raise UserError(f"{path}: {line}: rename the key")
+    print(f"note: {line}: they count as text alone")
 
 
 def read_turns(record: dict) -> list[Turn]:

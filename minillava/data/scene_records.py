@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from minillava.arguments import Parser
+from minillava.arguments import Parser, whole_number
 from minillava.data.facts import captions
 from minillava.data.questions import conversation
 from minillava.data.scenes import SPLITS, Scene, sample_scene
 from minillava.errors import UserError
-from minillava.files import write_atomically
+from minillava.files import locked, write_atomically
 
 
 def records(count: int, folder: str | Path, split: str = "train", start: int = 0) -> None:
@@ -70,28 +70,21 @@ def preview(split: str = "train", start: int = 0, columns: int = 6, rows: int = 
     return sheet
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="data", description="Write scenes of the tiny world to files.")
-    parser.add_argument("--count", type=int, default=1000, help="how many scenes (default 1000)")
+    parser.add_argument("--count", type=whole_number(1, 10**6), default=1000, help="how many scenes (default 1000)")
     parser.add_argument("--out", help="folder for images/, conversations.json and scenes.jsonl")
     parser.add_argument(
         "--split", choices=SPLITS, default="train", help="train, val, or pairs: names never together in the others"
     )
-    parser.add_argument("--start", type=int, default=0, help="seed of the first scene (default 0)")
+    parser.add_argument("--start", type=whole_number(0, 10**12), default=0, help="seed of the first scene (default 0)")
     parser.add_argument("--preview", metavar="FILE.png", help="write a contact sheet of 24 scenes")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     if not (flags.out or flags.preview):
         raise UserError("Give --out FOLDER or --preview FILE.png; --help lists the options.")
-    if flags.count < 1 or flags.start < 0:
-        raise UserError(
-            f"--count {flags.count} --start {flags.start}: the count must be at least 1 and the start at least 0."
-        )
-    try:
-        if flags.out:
+    if flags.out:
+        Path(flags.out).mkdir(parents=True, exist_ok=True)
+        with locked(flags.out):
             records(flags.count, flags.out, flags.split, flags.start)
-        if flags.preview:
-            write_atomically(flags.preview, png(preview(flags.split, flags.start)))
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or flags.out or flags.preview} cannot be written: {error.strerror}."
-        ) from None
+    if flags.preview:
+        write_atomically(flags.preview, png(preview(flags.split, flags.start)))

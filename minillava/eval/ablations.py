@@ -4,7 +4,8 @@
 
 They are far too short for a good model (half an hour in all on one core), but long enough for the differences that
 matter. A row that is in the file already is not run again. The paper's own ablations are in section 5 of arXiv
-2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744 (projector)."""
+2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744 (projector).
+"""
 
 import argparse
 import json
@@ -19,7 +20,7 @@ import torch
 from minillava import weights
 from minillava.arguments import Parser
 from minillava.errors import UserError, run
-from minillava.files import write_atomically
+from minillava.files import locked, read_json, write_atomically
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.pretrain.language import (
     LOOK_UP,
@@ -134,18 +135,27 @@ def main(argv: list[str] | None = None) -> None:
     )
     flags = parser.parse_args(argv)
     path = Path(flags.out)
-    try:
-        rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} holds no rows of this command; remove it, or choose another --out") from None
-    for name, measure in ROWS.items():
-        if name not in {row["name"] for row in rows}:
-            began = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                figures = measure(Path(folder))
-            rows.append({"name": name, "figures": figures, "minutes": round((time.perf_counter() - began) / 60, 1)})
-            write_atomically(path, json.dumps({"rows": rows}, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        rows = held_rows(path)
+        for name, measure in ROWS.items():
+            if name not in {row["name"] for row in rows}:
+                began = time.perf_counter()
+                with tempfile.TemporaryDirectory() as folder:
+                    figures = measure(Path(folder))
+                rows.append({"name": name, "figures": figures, "minutes": round((time.perf_counter() - began) / 60, 1)})
+                write_atomically(path, json.dumps({"rows": rows}, indent=1) + "\n")
     print(table(rows))
+
+
+def held_rows(path: Path) -> list[dict]:
+    """The rows that a file holds already; UserError where it is another file."""
+    try:
+        rows = read_json(path)["rows"] if path.exists() else []
+        table(rows)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} holds no rows of this command; remove it, or choose another --out") from None
+    return rows
 
 
 if __name__ == "__main__":

@@ -8,28 +8,30 @@ many records written by the rule teacher about the first scenes of the tiny worl
 answer the same questions on held-out scenes: those of a conversation (is there, how many, where, ...), requests to
 describe (F1 of the things named) and questions that ask for a reason. "no tuning" is the model after stage 1. The paper
 scores with GPT-4 as a judge, relative to GPT-4's own answers; here the truth is known. Rows that are in the folder
-already are not run again."""
+already are not run again.
+"""
 
 import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minillava import weights
-from minillava.arguments import Parser
+from minillava.arguments import Parser, add_flags, expect, from_flags, option
 from minillava.data.answers import names_in, parse_answer
 from minillava.data.instruct.generate import assemble, expand, make_requests, merge
+from minillava.data.instruct.output import write_scenes
 from minillava.data.instruct.prompts import Prompts
 from minillava.data.instruct.rules import RuleTeacher
 from minillava.data.instruct.sources import scene_picture
 from minillava.data.questions import questions
-from minillava.data.scene_records import png
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError, run
-from minillava.files import read_json, write_atomically
+from minillava.files import locked, read_json, write_atomically
 from minillava.generation import answer_all
 from minillava.training import STAGES, TrainConfig, train
 from minillava.training.scoring import Case
@@ -50,6 +52,21 @@ PAPER = {  # LLaVA-Bench (COCO): conversation, detail, complex reasoning, all; r
 ABILITIES = ("conversation", "detail", "reasoning")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Equal for all rows."""
+
+    weights: str = option("weights/tiny-stage1", "the LLaVA to start from")
+    records: int = option(1440, "records a training")
+    steps: int = option(180, "steps a training")
+    batch_size: int = option(8, "records a step")
+    questions: int = option(200, "held-out questions an ability")
+
+    def __post_init__(self):
+        for name, least in (("records", 3), ("steps", 1), ("batch_size", 1), ("questions", 1)):
+            expect(self, name, least <= getattr(self, name) <= 10**6, f"from {least} to 1000000")
+
+
 def held_out(each: int) -> dict[str, list[Case]]:
     """`each` questions an ability, on scenes that no training saw."""
     asked: dict[str, list[Case]] = {ability: [] for ability in ABILITIES}
@@ -65,8 +82,8 @@ def held_out(each: int) -> dict[str, list[Case]]:
 
 
 def share_right(cases: list[Case], answers: list[str]) -> float:
-    """Of lists and descriptions the F1 of the things named counts, of all others whether the answer is right; the mean,
-    in percent.
+    """The mean, in percent: a list or a description counts with the F1 of the things it names, another answer as right
+    or wrong.
     """
     return round(100 * float(np.mean([_right(case, answer) for case, answer in zip(cases, answers, strict=True)])), 1)
 
@@ -107,27 +124,25 @@ def write_data(folder: Path, kinds: tuple[str, ...], records: int) -> int:
             )
         part.records = part.records[:share]
         parts.append(part)
-    made = merge(*parts).records
-    shown = {record["image"] for record in made}
-    for picture in pictures:
-        if picture.image in shown:
-            write_atomically(folder / picture.image, png(picture.scene.render()))
-    write_atomically(folder / "data.json", json.dumps(made))
-    return sum(
-        len(turn["value"].split()) for record in made for turn in record["conversations"] if turn["from"] == "gpt"
-    )
+    made = merge(*parts)
+    write_scenes(folder, made, pictures)
+    write_atomically(folder / "data.json", json.dumps(made.records))
+    turns = [turn for record in made.records for turn in record["conversations"]]
+    return sum(len(turn["value"].split()) for turn in turns if turn["from"] == "gpt")
 
 
-def train_row(folder: Path, kinds: tuple[str, ...], start: str, records: int, steps: int, batch_size: int) -> dict:
-    """Write the data, train on it, and remove neither: the folder is the row's whole story."""
-    words = write_data(folder, kinds, records)
+def train_row(folder: Path, kinds: tuple[str, ...], settings: Settings) -> dict:
+    """Write the data, train on it, and keep both in the folder."""
+    words = write_data(folder, kinds, settings.records)
     resume = (folder / "model" / "checkpoint.safetensors").exists()
-    settings = dict(
-        max_steps=steps, batch_size=batch_size, save_every=max(1, steps // 2), dtype="float32", resume=resume
+    options = dict(
+        max_steps=settings.steps, batch_size=settings.batch_size, save_every=max(1, settings.steps // 2), resume=resume
     )
-    files = dict(data=str(folder / "data.json"), images=str(folder), weights=start, out=str(folder / "model"))
-    train(TrainConfig(**{**STAGES[2].defaults, **settings, **files, "stage": 2}))
-    return {"words a record": round(words / (records // len(kinds) * len(kinds)), 1)}
+    files = dict(
+        data=str(folder / "data.json"), images=str(folder), weights=settings.weights, out=str(folder / "model")
+    )
+    train(TrainConfig(**{**STAGES[2].defaults, **options, **files, "dtype": "float32", "stage": 2}))
+    return {"words a record": round(words / (settings.records // len(kinds) * len(kinds)), 1)}
 
 
 def table(rows: dict[str, dict], each: int) -> str:
@@ -146,37 +161,36 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(
         prog="eval.instruct_kinds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--out",
-        default="runs/instruct_kinds",
-        help="folder for the rows and their figures (default runs/instruct_kinds)",
-    )
-    parser.add_argument(
-        "--weights", default="weights/tiny-stage1", help="the LLaVA to start from (default weights/tiny-stage1)"
-    )
-    parser.add_argument("--records", type=int, default=1440, help="records a training (default 1440)")
-    parser.add_argument("--steps", type=int, default=180, help="steps a training (default 180)")
-    parser.add_argument("--batch-size", type=int, default=8, help="records a step (default 8)")
-    parser.add_argument("--questions", type=int, default=200, help="held-out questions an ability (default 200)")
+    folder = "folder for the rows and their figures (default runs/instruct_kinds)"
+    parser.add_argument("--out", default="runs/instruct_kinds", help=folder)
+    add_flags(parser, Settings)
     flags = parser.parse_args(argv)
-    for name in ("records", "steps", "batch_size", "questions"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(flags, name)}")
-    out = Path(flags.out)
-    settings = {name: getattr(flags, name) for name in ("weights", "records", "steps", "batch_size", "questions")}
-    held = read_json(out / "rows.json") if (out / "rows.json").exists() else {"settings": settings, "rows": {}}
-    if held.get("settings") != settings or not isinstance(held.get("rows"), dict):
+    out, settings = Path(flags.out), from_flags(Settings, flags)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        print(table(_rows(out, settings), settings.questions))
+
+
+def _rows(out: Path, settings: Settings) -> dict[str, dict]:
+    """The figures of every row; those that rows.json holds are not run again."""
+    held = read_json(out / "rows.json") if (out / "rows.json").exists() else {"settings": asdict(settings), "rows": {}}
+    rows = held.get("rows")
+    try:
+        table(rows, 0)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{out}/rows.json holds no rows of this command; choose another --out") from None
+    if held.get("settings") != asdict(settings):
         raise UserError(f"{out} holds rows of other settings; choose another --out")
-    asked = held_out(flags.questions)
+    asked = held_out(settings.questions)
     for number, (name, kinds) in enumerate(ROWS.items()):
-        if name not in held["rows"]:
+        if name not in rows:
             began, folder = time.process_time(), out / f"row{number}"
-            row = train_row(folder, kinds, flags.weights, flags.records, flags.steps, flags.batch_size) if kinds else {}
-            row |= measure(folder / "model" if kinds else flags.weights, asked)
-            held["rows"][name] = {**row, "CPU minutes": round((time.process_time() - began) / 60, 1)}
+            row = train_row(folder, kinds, settings) if kinds else {}
+            row |= measure(folder / "model" if kinds else settings.weights, asked)
+            rows[name] = {**row, "CPU minutes": round((time.process_time() - began) / 60, 1)}
             write_atomically(out / "rows.json", json.dumps(held, indent=1) + "\n")
-            print(f"{name}: {held['rows'][name]}", flush=True)
-    print(table(held["rows"], flags.questions))
+            print(f"{name}: {rows[name]}", flush=True)
+    return rows
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@
 
 A probe (arXiv 1610.01644) is one linear layer trained on frozen features. What it cannot find, a language model that
 reads these features will hardly find either; what it finds is there to be learnt. Four fifths of the objects train the
-probe, the rest test it."""
+probe, the rest test it.
+"""
 
 import argparse
 import json
 import sys
 
 from minillava import weights
-from minillava.arguments import Parser
+from minillava.arguments import Parser, whole_number
 from minillava.errors import run
 from minillava.pretrain.probe import probe_tower, table
 
@@ -23,7 +24,9 @@ def main(argv: list[str] | None = None) -> None:
         "--weights", default="weights/tiny", help="a LLaVA, whose tower and projector are probed (default weights/tiny)"
     )
     parser.add_argument("--vision", help="instead: a vision tower alone")
-    parser.add_argument("--scenes", type=int, default=4000, help="scenes, of three objects on average (default 4000)")
+    parser.add_argument(
+        "--scenes", type=whole_number(10, 10**6), default=4000, help="scenes, of three objects each (default 4000)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     flags = parser.parse_args(argv)
     if flags.vision:

@@ -21,24 +21,6 @@ RENDERER = Path(__file__).with_name("render_jinja.py")
 LONGEST, WAIT = 50_000, 20  # characters of a template; seconds until it is given up where its process cannot be limited
 
 
-def read_chat_template(folder: Path) -> str | None:
-    """The Jinja text of chat_template.jinja, or of the JSON files that may hold it, in transformers' order; None if
-    there is none.
-    """
-    folder = Path(folder)
-    if (folder / "chat_template.jinja").is_file():
-        return read_file(folder / "chat_template.jinja").decode("utf-8-sig", "replace")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            held = read_json(folder / name).get("chat_template")
-            if isinstance(held, list):  # several, by name
-                named = {item.get("name"): item.get("template") for item in held if isinstance(item, dict)}
-                held = named.get("default", next(iter(named.values()), None))
-            if held is not None:
-                return held if isinstance(held, str) else ""
-    return None
-
-
 def folder_template(folder: Path, fallback: str) -> str | Template:
     """The template that the folder's chat template is; where it has none, or one that is not known, `fallback`, and a
     line that says so.
@@ -52,21 +34,37 @@ def folder_template(folder: Path, fallback: str) -> str | Template:
     return found.name if found == TEMPLATES[found.name] else found
 
 
+def read_chat_template(folder: Path) -> str | None:
+    """The Jinja text of chat_template.jinja, or of the JSON files that may hold it, in transformers' order; None if
+    there is none.
+    """
+    jinja = Path(folder) / "chat_template.jinja"
+    if jinja.exists():
+        return read_file(jinja).decode("utf-8-sig", "replace")
+    files = map(jinja.with_name, ("chat_template.json", "processor_config.json", "tokenizer_config.json"))
+    held = [read_json(file).get("chat_template") for file in files if file.exists()]
+    text = next((value for value in held if value is not None), None)
+    if isinstance(text, list):  # several, each with its name
+        several = [item for item in text if isinstance(item, dict)]
+        default = [item for item in several if item.get("name") == "default"]
+        text = next((item.get("template") for item in default + several), "")
+    return text if text is None or isinstance(text, str) else ""
+
+
 def recognise(jinja: str) -> Template | None:
     """Our template that says the same, or says the same but for the system prompt; or None."""
     texts = render_jinja(jinja)
-    # "plain" holds one caption, not two turns
-    ours = [template for template in TEMPLATES.values() if "{}" in template.user]
+    ours = [template for template in TEMPLATES.values() if "{}" in template.user]  # "plain" holds one caption
     for text in texts:
         for template in ours:
             if _bare(text) == _bare(render(template, TURNS, add_generation_prompt=True)):
                 return template
     for text in texts:
         for template in ours:
-            body = _bare(render(replace(template, system=""), TURNS, add_generation_prompt=True))
-            if _bare(text).endswith(body):
-                start = next(at for at in reversed(range(len(text))) if _bare(text[at:]) == body)
-                return replace(template, system=text[:start].removeprefix("<s>"))
+            turns = _bare(render(replace(template, system=""), TURNS, add_generation_prompt=True))
+            if _bare(text).endswith(turns):
+                shown = [match.start() for match in re.finditer(r"\s|</?s>|(.)", text) if match[1]]
+                return replace(template, system=text[: shown[-len(turns)]].removeprefix("<s>"))
     return None
 
 

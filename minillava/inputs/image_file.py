@@ -4,60 +4,71 @@
 
 What differs from transformers: it drops the alpha channel, so that hidden pixels show; here a picture is laid on white,
 as vLLM does. Sources: PNG (W3C, third edition), sections 5.3 and 11.3; TIFF 6.0, sections 8 and 19; JPEG (ITU T.81),
-annex B."""
+annex B.
+"""
 
 import io
 import logging
+import re
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
+from PIL.Image import Transpose
 
 ORIENTATION = 0x0112  # the EXIF tag: how the camera was held
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+TURNS = dict(zip(range(2, 9), map(Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
+PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"II*\0", b"MM\0*")
+# of a JPEG before its pixels: bytes of FF, a marker that is neither SOS nor EOI, and a length
+SEGMENT = re.compile(rb"\xff+([^\xda\xd9\xff])(..)", re.DOTALL)
+MOST_METADATA = 100_000  # bytes; Pillow takes time by the square of their number
 LIKELY_FULL = 1 << 14  # 16-bit levels that all stay below this are taken for 14, 12 or 10 bits in a wider file
+# What people take for a picture and Pillow cannot read, by how it begins.
+OTHER_KINDS = {
+    rb".{4}ftyp.{0,60}?he[iv][cmsx]": "HEIC, as iPhones save photographs: save it as JPEG or PNG",
+    rb".{4}ftyp(iso|mp4|M4V|qt)": "a video: save one of its frames as JPEG or PNG",
+    rb"(\xff\x0a|\0\0\0\x0cJXL )": "JPEG XL: save it as JPEG or PNG",
+    rb"\s*(<[?!][^<]*)*<svg": "SVG, a drawing: save it as PNG",
+    rb"\s*<(!doctype )?html": "a web page: give the address of the picture that it shows",
+    rb"%PDF": "a PDF: save a page of it as PNG",
+}
 
 # its words about odd files go nowhere, unless a program wants them
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class UnclearPixels(Exception):
-    """The file does not say what its numbers mean; the text completes a sentence that begins with the picture's name."""
+class Unreadable(Exception):
+    """Why a file is no picture, or what its numbers mean is unknown; the text completes a sentence that begins with the
+    picture's name.
+    """
 
 
 # ------------------------------------------------------------ the file
 def decode(data: bytes) -> Image.Image:
     """The picture of a file's bytes, all pixels read. Metadata that cannot be parsed is left out; the pixels count."""
+    bare, exif = without_metadata(data)
+    if len(data) - len(bare) > MOST_METADATA:
+        return _load(bare, exif=exif)
     try:
         return _load(data)
-    except Image.DecompressionBombError:
+    except Exception:  # each of Pillow's decoders has its own way to fail
+        if bare != data:
+            with suppress(Exception):
+                return _load(bare, exif=exif)
+        for beginning, kind in OTHER_KINDS.items():
+            if re.match(beginning, data[:4096], re.DOTALL | re.IGNORECASE):
+                raise Unreadable(f"is {kind}") from None
         raise
-    except Exception as error:  # each of Pillow's decoders has its own way to fail
-        bare, exif = without_metadata(data)
-        try:
-            if bare == data:
-                raise error
-            picture = _load(bare)
-        except Exception:
-            raise error from None
-        picture.info["exif"] = exif
-        return picture
 
 
-def _load(data: bytes) -> Image.Image:
+def _load(data: bytes, **info) -> Image.Image:
     picture = Image.open(io.BytesIO(data))
     if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
     picture.load()
+    picture.info |= info
     return picture
 
 
@@ -69,52 +80,43 @@ def without_metadata(data: bytes) -> tuple[bytes, bytes]:
         return _bare_png(data)
     if data.startswith(JPEG):
         return _bare_jpeg(data)
-    if data[:4] in (b"II*\0", b"MM\0*"):
+    if data.startswith(TIFF):
         return _bare_tiff(data), b""
     if data[4:12] == b"ftypavif":  # the item that is called Exif becomes one of an unknown kind
         return data.replace(b"Exif", b"skip", 1), b""
     return data, b""
 
 
-def png_chunks(data: bytes):
-    """Yield (kind, content, whole chunk) of a PNG's bytes."""
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """(kind, content, whole chunk) of each chunk of a PNG's bytes."""
     at = len(PNG)
     while at + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        length, kind = struct.unpack_from(">I4s", data, at)
         yield kind, data[at + 8 : at + 8 + length], data[at : at + 12 + length]
         at += 12 + length
 
 
 def _bare_png(data: bytes) -> tuple[bytes, bytes]:
-    bare, exif = PNG, b""
-    for kind, content, chunk in png_chunks(data):
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            bare += chunk
-        elif kind == b"eXIf":
-            exif = content
-    return bare, exif
+    pixels = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+    exif = next((content for kind, content, _ in png_chunks(data) if kind == b"eXIf"), b"")
+    return PNG + b"".join(chunk for kind, _, chunk in png_chunks(data) if kind in pixels), exif
 
 
 def _bare_jpeg(data: bytes) -> tuple[bytes, bytes]:
     """Without APP1 to APP13, APP15 and comments: APP0 is JFIF's, APP14 Adobe's, which says how colours are coded."""
-    bare, exif, at = [JPEG], b"", 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"", b"\xda", b"\xd9"):
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if not (0xE1 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:
-            bare.append(data[at:end])
-        elif data[at + 4 : at + 10] == b"Exif\0\0":
-            exif = data[at + 4 : end]
-        at = end
-    return b"".join([*bare, data[at:]]), exif
+    kept, exif, at = [JPEG], b"", 2
+    while segment := SEGMENT.match(data, at):
+        at = segment.end(1) + int.from_bytes(segment[2], "big")
+        if not exif and data.startswith(b"Exif\0\0", segment.end()):
+            exif = data[segment.end() : at]
+        if not re.match(rb"[\xe1-\xed\xef\xfe]", segment[1]):
+            kept.append(b"\xff" + data[segment.start(1) : at])
+    return b"".join([*kept, data[at:]]), exif
 
 
 def _bare_tiff(data: bytes) -> bytes:
     """Its pointers to EXIF, GPS and other tables become private tags, which no one follows."""
-    order, changed = "<" if data[:1] == b"I" else ">", bytearray(data)
+    order, changed = "<" if data.startswith(b"I") else ">", bytearray(data)
     (first,) = struct.unpack_from(order + "I", data.ljust(8, b"\0"), 4)
     (count,) = struct.unpack_from(order + "H", data[first : first + 2].ljust(2, b"\0"))
     for at in range(first + 2, min(first + 2 + 12 * count, len(data) - 1), 12):
@@ -129,37 +131,30 @@ def to_rgb(picture: Image.Image, data: bytes = b"") -> Image.Image:
     """8-bit RGB, laid on white where it is transparent, upright. `data`: the file's bytes, which may say more than PIL
     keeps.
 
-    Raises UnclearPixels where the file does not say which of its levels is white, or its colours cannot be turned into
-    RGB."""
+    Raises Unreadable where the file does not say which of its levels is white, or its colours cannot be turned into
+    RGB.
+    """
     picture.load()
-    turn = TURNS.get(orientation(picture))
     if picture.mode.startswith(("I", "F")):
-        picture = _grey(picture, data)
+        rgb = _grey(picture, data)
     else:
         _check_wide_colours(picture, data)
-        try:
-            picture = on_white(picture) if picture.has_transparency_data else _opaque(picture)
-        except ValueError:
-            raise UnclearPixels(
-                f"has colours of the kind {picture.mode}, which cannot be turned into RGB: save it as a PNG"
-            ) from None
+        rgb = on_white(picture) if picture.has_transparency_data else _opaque(picture)
+    turn = None
+    with suppress(Exception):  # a picture is a picture without its metadata
+        turn = TURNS.get(picture.getexif().get(ORIENTATION))
     if turn is not None:
-        picture = picture.transpose(turn)
-        picture.info = {}  # it must not be turned again
-    return picture
-
-
-def orientation(picture: Image.Image) -> int | None:
-    """What EXIF says, if it can be read."""
-    try:
-        value = picture.getexif().get(ORIENTATION)
-    except Exception:  # a picture is a picture without its metadata
-        return None
-    return value if isinstance(value, int) else None
+        rgb = rgb.transpose(turn)
+        rgb.info = {}  # it must not be turned again
+    return rgb
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+    try:
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    except ValueError:
+        kind = f"has colours of the kind {picture.mode}"
+        raise Unreadable(f"{kind}, which cannot be turned into RGB: save it as a PNG") from None
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -179,13 +174,13 @@ def on_white(picture: Image.Image) -> Image.Image:
 def _grey(picture: Image.Image, data: bytes) -> Image.Image:
     """Levels of 16 or 32 bits, or floats, as 8 bits."""
     levels = np.asarray(picture)
-    white = _white_level(picture, levels, data)
+    white = _white_level(picture, float(levels.min(initial=0)), float(levels.max(initial=0)), data)
     if picture.mode == "F":
         grey = np.rint(levels * np.float32(255 / white))
     else:
         grey = levels.astype(np.float32) * np.float32(256 / (white + 1))  # of 16 bits, the upper byte
     grey = grey.clip(0, 255).astype(np.uint8)
-    if _tag(picture, 262) == 0 and picture.format == "TIFF":  # WhiteIsZero, which PIL leaves to us in these modes
+    if picture.format == "TIFF" and _tag(picture, 262) == 0:  # WhiteIsZero, which PIL leaves to us in these modes
         grey = 255 - grey
     key = picture.info.get("transparency")
     if isinstance(key, int):
@@ -193,57 +188,43 @@ def _grey(picture: Image.Image, data: bytes) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _white_level(picture: Image.Image, levels: np.ndarray, data: bytes) -> float:
+def _white_level(picture: Image.Image, low: float, high: float, data: bytes) -> float:
     """Which level is white: what the file says, else what its kind of numbers means."""
-    if not np.isfinite(levels).all():
-        raise UnclearPixels("holds levels that are no numbers (NaN or infinity)")
-    low, high = (float(edge) for edge in (levels.min(initial=0), levels.max(initial=0)))
-    if low < 0:
-        raise UnclearPixels("holds negative levels, and does not say which level is black: save it with 8 bits")
-    stated = _stated_white(picture, data)
-    if stated is not None and high <= stated:
-        return stated
-    if picture.mode == "F":
-        if high <= 1:  # the convention of float pictures
+    mode, format, stated = picture.mode, picture.format, _stated_white(picture, data)
+    if low >= 0 and high < float("inf"):  # false for NaN, too
+        if stated and high <= stated:
+            return stated
+        if high <= (mode == "F"):  # the convention of float pictures; and black is black whatever is white
             return 1.0
-        raise UnclearPixels(
-            f"holds floats up to {high:g}, and does not say which level is white: scale it to 0 to 1, or save it with 8 bits"
-        )
-    if picture.mode == "I" and high <= 255 and picture.format is None:  # made in memory of an 8-bit picture
-        return 255.0
-    width = 16 if (picture.mode != "I" or picture.format in (None, "PNG")) and high < 65536 else 32
-    if (width == 16 and high >= LIKELY_FULL) or high == 0:
-        return 65535.0
-    raise UnclearPixels(
-        f"holds levels up to {high:g} in {width} bits, and does not say which level is white: save it with 8 bits"
+        if mode == "I" and format is None and high <= 255:  # made in memory of an 8-bit picture
+            return 255.0
+        if mode != "F" and (mode != "I" or format in (None, "PNG")) and LIKELY_FULL <= high < 65536:
+            return 65535.0
+    raise Unreadable(
+        f"holds levels from {low:g} to {high:g}, and does not say which level is white: save it with 8 bits"
     )
 
 
 def _stated_white(picture: Image.Image, data: bytes) -> float | None:
-    """A PNG's sBIT, a TIFF's SMaxSampleValue, MaxSampleValue or width; netpbm and JPEG 2000 are scaled to 16 bits by
+    """By a PNG's sBIT, a TIFF's SMaxSampleValue, MaxSampleValue or width; netpbm and JPEG 2000 are scaled to 16 bits by
     PIL.
     """
     if picture.format in ("PPM", "JPEG2000") and picture.mode != "F":
         return 65535.0
     if picture.format == "PNG":
         bits = next((content[0] for kind, content, _ in png_chunks(data) if kind == b"sBIT" and content), 16)
-        return 2.0**bits - 1 if bits < 16 else None
-    for tag in (341, 281):
-        value = _tag(picture, tag)
-        if isinstance(value, int | float) and 0 < value < float("inf"):
-            return float(value)
-    bits = _tag(picture, 258)
-    return 2.0**bits - 1 if isinstance(bits, int) and bits < 16 else None
+    else:
+        for white in (_tag(picture, 341), _tag(picture, 281)):
+            if white is not None and 0 < white < float("inf"):
+                return white
+        bits = _tag(picture, 258) or 16
+    return 2.0**bits - 1 if bits < 16 else None
 
 
-def _tag(picture: Image.Image, tag: int):
-    """A TIFF's tag, the first of several values; None in other files."""
-    try:
-        value = picture.tag_v2.get(tag)
-    except Exception:  # no TIFF, or a tag that cannot be parsed
-        return None
-    value = value[0] if isinstance(value, tuple) and value else value
-    return float(value) if hasattr(value, "numerator") and not isinstance(value, int) else value
+def _tag(picture: Image.Image, tag: int) -> float | None:
+    """A TIFF's tag, the first of several numbers."""
+    with suppress(Exception):  # no TIFF, or a tag that cannot be parsed
+        return float(np.ravel(picture.tag_v2[tag])[0])
 
 
 def _check_wide_colours(picture: Image.Image, data: bytes) -> None:
@@ -251,8 +232,6 @@ def _check_wide_colours(picture: Image.Image, data: bytes) -> None:
     wide = data[24:25] == b"\x10" if data.startswith(PNG) else _tag(picture, 258) == 16
     if wide and picture.mode in ("RGB", "RGBA", "LA"):
         edges = picture.getextrema()[: 1 if picture.mode == "LA" else 3]
-        high = max(edge for _, edge in edges)
-        if 0 < high < LIKELY_FULL >> 8:
-            raise UnclearPixels(
-                "uses only the lower of its 16 bits, and does not say which level is white: save it with 8 bits"
-            )
+        if 0 < max(high for _, high in edges) < LIKELY_FULL >> 8:
+            lower = "uses only the lower of its 16 bits"
+            raise Unreadable(f"{lower}, and does not say which level is white: save it with 8 bits")

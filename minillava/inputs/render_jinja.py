@@ -2,7 +2,8 @@
 
 stdin: {"template": text, "conversations": [messages, ...]} as JSON -> stdout: a list of strings, or null where a
 rendering failed. Jinja's sandbox keeps the template from Python; the limits keep it from the machine: 1 second of
-computing, 0.5 GB of memory, 50,000 characters. This file imports nothing of ours, so that it starts quickly."""
+computing, 0.5 GB of memory, 50,000 characters. This file imports nothing of ours, so that it starts quickly.
+"""
 
 import json
 import sys
@@ -42,18 +43,16 @@ def _raise(message):
 
 def render(template, messages) -> str | None:
     """The text, or None if the template fails on these messages."""
+    given = dict(messages=messages, add_generation_prompt=True, bos_token="<s>", eos_token="</s>", tools=None)
+    text = ""
     try:
-        pieces, length = [], 0
-        for piece in template.generate(
-            messages=messages, add_generation_prompt=True, bos_token="<s>", eos_token="</s>", tools=None
-        ):
-            pieces.append(piece)
-            length += len(piece)
-            if length > CHARACTERS:
+        for piece in template.generate(**given):
+            text += piece
+            if len(text) > CHARACTERS:
                 return None
-        return "".join(pieces)
     except Exception:  # whatever it runs into, it is the template's
         return None
+    return text
 
 
 def limit() -> None:

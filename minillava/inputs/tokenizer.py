@@ -14,7 +14,9 @@ Source: LLaMA's sentencepiece BPE (arXiv 2302.13971, section 2.1: digits split, 
 
 import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -22,6 +24,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
+from minillava.inputs.tokenizer_spec import check_spec, first_token
 
 # LLaMA's names, and llava-hf's two
 CONTROL_TOKENS = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "image": "<image>"}
@@ -29,6 +32,11 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 # private-use characters that stand for control tokens inside the library
 FIRST_CONTROL, LAST_CONTROL = 0x10F000, 0x10FFFD
 NO_CONTROL = dict.fromkeys(range(FIRST_CONTROL, LAST_CONTROL + 1), "\N{REPLACEMENT CHARACTER}")
+
+
+HALF = re.compile("[\ud800-\udfff]")
+LONGEST = 1_000_000  # characters that are encoded at once: 2 seconds and 0.5 GB
+LARGEST = 1 << 26  # bytes of a tokenizer.json: 67 MB, twice the largest that is in use
 
 
 class Control(str):
@@ -41,40 +49,43 @@ class Tokenizer:
     def __init__(self, spec: dict, names: dict[str, str] | None = None):
         self.spec = spec
         self.names = {**CONTROL_TOKENS, **(names or {})}
-        try:
-            self._official = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        with _sentences("The tokenizer.json cannot be used"):
+            check_spec(spec)
             self._build()
-        except BaseException as error:  # the library raises bare Exception for what it cannot read, and panics where it does not look first
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise UserError(f"The tokenizer.json cannot be used: {' '.join(str(error).split())}.") from None
 
     def _build(self) -> None:
         """The library's tokenizer with a private-use character in place of each control token's name."""
-        added = self.spec.get("added_tokens", [])
+        added, vocabulary = self.spec.get("added_tokens") or [], self.spec["model"]["vocab"]
         named = set(self.names.values())
         self.controls = {t["content"]: t["id"] for t in added if t.get("special") or t["content"] in named}
-        self._inner = tokenizers.Tokenizer.from_str(
-            json.dumps({**self.spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
-        )
+        if len(self.controls) > len(NO_CONTROL):
+            raise UserError(
+                f"it has {len(self.controls)} control tokens, but at most {len(NO_CONTROL)} are told apart."
+            )
         self._character = {name: chr(FIRST_CONTROL + i) for i, name in enumerate(self.controls)}
-        self._official_id: dict[int, int] = {}  # the inner tokenizer gives added tokens other ids
-        for token in added:
-            flags = {key: token.get(key, False) for key in ("lstrip", "rstrip", "single_word")}
-            control = token["content"] in self.controls
-            content = self._character[token["content"]] if control else token["content"]
-            normalized = not control and token.get("normalized", True)
-            self._inner.add_tokens([AddedToken(content, normalized=normalized, special=False, **flags)])
-            self._official_id[self._inner.token_to_id(content)] = token["id"]
+        kept = {key: self.spec.get(key) for key in ("version", "normalizer", "pre_tokenizer", "model")}
+        self._inner = tokenizers.Tokenizer.from_str(json.dumps({**kept, "added_tokens": []}))
+        self._inner.add_tokens(list(map(self._inner_token, added)))
+        # the library gives added tokens other ids
+        inner = {t["id"]: self._inner.token_to_id(self._character.get(t["content"], t["content"])) for t in added}
+        self._official_id = {own: official for official, own in inner.items()}
         self._text_of_added = {t["id"]: t["content"] for t in added}
-        self._byte_level = "ByteLevel" in json.dumps(self.spec.get("decoder"))
-        self._strips_space = not self._byte_level and any(
-            kind in json.dumps(self.spec.get("decoder")) for kind in ('"Strip"', '"Metaspace"')
-        )
+        self._pieces = {token_id: piece for piece, token_id in vocabulary.items()}
+        self.ids = {*self._pieces, *self._text_of_added}
+        self.vocab_size = max(self.ids, default=-1) + 1  # one more than the largest id
+        decoder = json.dumps(self.spec.get("decoder"))
+        self._byte_level = "ByteLevel" in decoder
+        self._strips_space = not self._byte_level and ('"Strip"' in decoder or '"Metaspace"' in decoder)
         self._bytes: dict[int, bytes] = {}
-        first = self._official.encode("a").ids[:1]
         # LLaMA's post-processor puts <s> first; GPT-2's kin do not
-        self.adds_bos = first == [self.controls.get(self.names["bos"])]
+        first = first_token(self.spec.get("post_processor"))
+        self.adds_bos = first is not None and first == self.names["bos"] and first in self.controls
+
+    def _inner_token(self, token: dict) -> AddedToken:
+        flags = {key: token.get(key, False) for key in ("lstrip", "rstrip", "single_word")}
+        name = token["content"]
+        normalized = name not in self.controls and token.get("normalized", True)
+        return AddedToken(self._character.get(name, name), normalized=normalized, special=False, **flags)
 
     # ------------------------------------------------------------ making, reading and saving
     @classmethod
@@ -89,7 +100,7 @@ class Tokenizer:
             raise UserError(
                 f"{path.parent} has a tokenizer.model but no tokenizer.json: copy that of llava-hf/llava-1.5-7b-hf into it."
             )
-        spec, config = read_json(path), path.with_name("tokenizer_config.json")
+        spec, config = read_json(path, LARGEST), path.with_name("tokenizer_config.json")
         names = {}
         for role, value in read_json(config).items() if config.exists() else ():
             value = value.get("content") if isinstance(value, dict) else value
@@ -105,7 +116,8 @@ class Tokenizer:
         """A LLaMA-like BPE of at most `vocab_size` ids: <unk> <s> </s>, 256 bytes, pieces, <image>, <pad>.
 
         Unlike LLaMA's, punctuation and newlines are tokens of their own, so " cat" is the same token in "a cat." and "a
-        cat,"."""
+        cat,".
+        """
         first = [CONTROL_TOKENS["unk"], CONTROL_TOKENS["bos"], CONTROL_TOKENS["eos"]]
         model = tokenizers.Tokenizer(models.BPE(unk_token=CONTROL_TOKENS["unk"], byte_fallback=True, fuse_unk=True))
         model.pre_tokenizer = pre_tokenizers.Sequence(
@@ -180,13 +192,8 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """<pad>, or what the original LLaVA pads with: <unk>, and for want of that the end token."""
-        return next(self.controls[n] for n in map(self.names.get, ("pad", "unk", "eos")) if n in self.controls)
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id."""
-        return max(self._official.get_vocab(with_added_tokens=True).values()) + 1
+        """<pad>, or what the original LLaVA pads with: <unk>, and without that the end token."""
+        return self.special(next((r for r in ("pad", "unk") if self.names[r] in self.controls), "eos"))
 
     # ------------------------------------------------------------ text -> ids
     def encode(self, parts: str | Iterable[str]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -196,10 +203,12 @@ class Tokenizer:
         """
         parts = [parts] if isinstance(parts, str) else parts
         text = "".join(self._character_of(p) if isinstance(p, Control) else p.translate(NO_CONTROL) for p in parts)
-        try:
+        if len(text) > LONGEST:
+            raise UserError(f"The text has {len(text):,} characters, but at most {LONGEST:,} are read at once.")
+        if not text.isascii() and HALF.search(text):
+            raise UserError("The text holds half a surrogate pair, which is not a character.")
+        with _sentences("The text cannot be read with this tokenizer.json"):
             encoding = self._inner.encode(text, add_special_tokens=False)
-        except TypeError:
-            raise UserError("The text holds half a surrogate pair, which is not a character.") from None
         return [self._official_id.get(i, i) for i in encoding.ids], encoding.offsets
 
     def _character_of(self, control: Control) -> str:
@@ -229,12 +238,24 @@ class Tokenizer:
     def _find_bytes(self, token_id: int) -> bytes:
         if token_id in self._text_of_added:
             return self._text_of_added[token_id].encode()
-        piece = self._official.id_to_token(token_id) or ""
+        piece = self._pieces.get(token_id, "")
         if self._byte_level:
             return b"".join(bytes([BYTE_OF[c]]) if c in BYTE_OF else c.encode() for c in piece)
         if len(piece) == 6 and piece in BYTE_PIECES:
             return bytes([BYTE_PIECES[piece]])
         return piece.replace("▁", " ").encode()
+
+
+@contextmanager
+def _sentences(beginning: str) -> Iterator[None]:
+    """Whatever the library raises, its panics too, as a UserError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        said = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{beginning}: {said.rstrip('.')}.") from None
 
 
 class StreamDecoder:

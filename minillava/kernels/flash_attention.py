@@ -24,7 +24,8 @@ over the keys, for dQ. Each number is so summed by one program in one order: the
 repeated run gives the same bits.
 
 Exponentials are powers of two, since the hardware has exp2 and no exp: log2(e) is multiplied into the scale, and m and
-LSE are in base 2."""
+LSE are in base 2.
+"""
 
 import math
 
@@ -91,7 +92,8 @@ def key_ranges(
     block, first, T, S, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
 ):
     """(low, full, high): keys before `low` and from `high` on are seen by no query of the tile, those from `low` to
-    `full` by all of them. Only the tiles between `full` and `high` need a mask, and on long sequences those are few."""
+    `full` by all of them. Only the tiles between `full` and `high` need a mask, and on long sequences those are few.
+    """
     low, full, high = 0, S // BLOCK_S * BLOCK_S, S
     if CAUSAL:
         full = (block * BLOCK_T + S - T + 1) // BLOCK_S * BLOCK_S
@@ -115,6 +117,19 @@ def first_keys(start_ptr, queries, T, stride_start_t, HAS_START: tl.constexpr, B
     return first
 
 
+@triton.jit
+def end_of_queries(start_ptr, end, T, stride_start_t, BLOCK: tl.constexpr):
+    """One more than the last query whose first visible key lies before `end`. In rows of packed samples the queries
+    behind it belong to later samples.
+    """
+    high = 0
+    for begin in range(0, T, BLOCK):
+        queries = begin + tl.arange(0, BLOCK)
+        first = tl.load(start_ptr + queries * stride_start_t, mask=queries < T, other=end).to(tl.int32)
+        high = tl.maximum(high, tl.max(tl.where(first < end, queries + 1, 0), 0))
+    return high
+
+
 # ------------------------------------------------------------ forward
 @triton.jit
 def attend(
@@ -127,7 +142,8 @@ def attend(
     """
     for begin in range(low, high, BLOCK_S):
         keys = begin + tl.arange(0, BLOCK_S)
-        k = load_tile(k_ptr, keys, S, stride_ks, stride_kd, D, BLOCK_D, MASKED)  # (BLOCK_S, D)
+        # the type is another one where a cache is wider than autocast's products
+        k = load_tile(k_ptr, keys, S, stride_ks, stride_kd, D, BLOCK_D, MASKED).to(q.dtype)  # (BLOCK_S, D)
         s = dot(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_S], tl.float32)) * scale  # (BLOCK_T, BLOCK_S)
         if MASKED:
             s = tl.where(sees(position[:, None], first[:, None], keys[None, :], S, CAUSAL), s, float("-inf"))
@@ -139,7 +155,7 @@ def attend(
         p = tl.exp2(s - m_safe[:, None])  # (BLOCK_T, BLOCK_S)
         rescale = tl.exp2(m - m_safe)  # (BLOCK_T,)
         l = l * rescale + tl.sum(p, 1)
-        v = load_tile(v_ptr, keys, S, stride_vs, stride_vd, D, BLOCK_D, MASKED)  # (BLOCK_S, D)
+        v = load_tile(v_ptr, keys, S, stride_vs, stride_vd, D, BLOCK_D, MASKED).to(q.dtype)  # (BLOCK_S, D)
         acc = dot(p.to(v.dtype), v, acc * rescale[:, None])  # (BLOCK_T, D)
         m = m_new
     return m, l, acc
@@ -301,30 +317,28 @@ def key_value_gradient_kernel(
         v_ptr + b * stride_vb + key_head * stride_vh, keys, S, stride_vs, stride_vd, D, BLOCK_D, True
     )  # (BLOCK_S, D)
 
-    # Queries before `low` see none of the keys, those from `full_low` on all of them.
-    low, full_low = 0, 0
+    # Queries before `low` see none of the keys, those from `full_low` to `high` all of them.
+    low, full_low, high = 0, 0, T
     if CAUSAL:
         low = tl.maximum(0, block * BLOCK_S - (S - T)) // BLOCK_T * BLOCK_T
         full_low = tl.minimum(T, tl.cdiv(tl.maximum(0, (block + 1) * BLOCK_S - 1 - (S - T)), BLOCK_T) * BLOCK_T)
+    starts = start_ptr + b * stride_start_b
     if HAS_START:  # any query may begin anywhere, so each tile needs its mask
-        full_low = T
+        high = end_of_queries(starts, tl.minimum(S, (block + 1) * BLOCK_S), T, stride_start_t, 1024)
+        full_low = high
 
     dk = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_S, BLOCK_D], tl.float32)
     for member in range(GROUP):
         h = key_head * GROUP + member
         q_head, grad_head = q_ptr + b * stride_qb + h * stride_qh, grad_ptr + b * stride_gb + h * stride_gh
-        lse_head, delta_head, starts = (
-            lse_ptr + (b * H + h) * T,
-            delta_ptr + (b * H + h) * T,
-            start_ptr + b * stride_start_b,
-        )
+        lse_head, delta_head = lse_ptr + (b * H + h) * T, delta_ptr + (b * H + h) * T
         if CAUSAL or HAS_START:
             dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, low, full_low, T, S, stride_qt,
                                         stride_qd, stride_gt, stride_gd, stride_start_t, scale, True, CAUSAL, HAS_START, D, BLOCK_D,
                                         BLOCK_T)  # fmt: skip
         if not HAS_START:
-            dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, full_low, T, T, S, stride_qt,
+            dk, dv = key_value_gradient(k, v, dk, dv, q_head, grad_head, lse_head, delta_head, starts, keys, full_low, high, T, S, stride_qt,
                                         stride_qd, stride_gt, stride_gd, stride_start_t, scale, False, CAUSAL, HAS_START, D, BLOCK_D,
                                         BLOCK_T)  # fmt: skip
     dk = dk * (scale * LN_2)
@@ -355,7 +369,8 @@ def flash_attention(q, k, v, *, causal: bool, start=None):
     dtype.
 
     start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives
-    zeros. Raises ValueError for a head that is too wide: more than 256, or 128 in float32."""
+    zeros. Raises ValueError for a head that is too wide: more than 256, or 128 in float32.
+    """
     if start is not None and start.ndim == 1:
         start = start[:, None].expand(-1, q.shape[2])  # (B, T), of stride 0
     return FlashAttention.apply(q, k, v, start, causal)

@@ -2,8 +2,10 @@
 
 Each launch is recorded with tensors that hold no data, and compiled ahead of time for a card by Triton and the ptxas of
 its wheel. The table shows what decides a kernel's speed before it has run once: registers of a thread, spills
-(registers that went to slow memory), shared memory of a program, tensor-core instructions, asynchronous copies, and how
-many programs a multiprocessor can hold at once."""
+(instructions that move a register to slow memory or back) and those of them that lie in an innermost loop, where they
+run for every tile, shared memory of a program, tensor-core instructions, asynchronous copies, and how many programs a
+multiprocessor can hold at once.
+"""
 
 import argparse
 import itertools
@@ -14,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from minillava.kernels import flash_attention, flash_decoding, rms_norm, tiles
+from minillava.kernels import flash_attention, flash_decoding, rms_norm, rope, swiglu, tiles
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def recorded(architecture: int) -> Iterator[list[Launch]]:
     """The launches of the calls inside, none of which runs, as on a card of this architecture."""
     launches, saved = [], [(tiles, "architecture", tiles.architecture)]
     tiles.architecture = lambda device: architecture
-    for module in (flash_attention, flash_decoding, rms_norm):
+    for module in (flash_attention, flash_decoding, rms_norm, rope, swiglu):
         for name, kernel in vars(module).copy().items():
             if isinstance(kernel, JITFunction) and name.endswith("_kernel"):
                 saved.append((module, name, kernel))
@@ -101,6 +103,32 @@ def attention_launches(architecture: int, D: int, dtype, causal: bool, padded: b
     return launches
 
 
+def layer_launches(architecture: int, D: int, dtype, T: int = 640) -> list[Launch]:
+    """The other kernels of a decoder layer of 32 heads of this width: a training step's, a prompt's and a token's, the
+    token's attention in several parts and in one.
+    """
+    C, H, K = 32 * D, 32, 4
+    x, weight, gate = empty(T, C, dtype=dtype), empty(C, dtype=dtype), empty(T, 3 * C, dtype=dtype)
+    q, k, angles = empty(1, T, H, D, dtype=dtype), empty(1, T, K, D, dtype=dtype), empty(T, D, dtype=dtype)
+    cache = empty(1, K, T, D, dtype=dtype)
+    token = [y[:, :1].transpose(1, 2) for y in (q, k, k)]
+    past, start = empty(1, dtype=torch.int64), empty(1, dtype=torch.int64)
+    with recorded(architecture) as launches:
+        rms_norm.forward(x, None, weight, 1e-5)
+        rms_norm.backward(x, weight, x, eps=1e-5, learns=True)
+        rms_norm.forward(x, x, weight, 1e-5)
+        rms_norm.backward(x, weight, x, x, eps=1e-5, learns=True)
+        rope.launch(q, k, None, angles, angles, torch.empty_like(k))
+        rope.launch(q, k, None, angles, angles, torch.empty_like(k), backward=True)
+        rope.rope_into_cache(q, k, k, angles, angles, cache, cache)
+        swiglu.swiglu(gate, gate)
+        swiglu.gradient(gate, gate, gate)
+        for keys in (cache, cache[:, :, :100]):
+            new = (*token[1:], angles[:1], angles[:1])
+            flash_decoding.flash_decoding(token[0], keys, keys, start=start, past=past, new=new)
+    return launches
+
+
 # ------------------------------------------------------------ what becomes of it
 @dataclass(frozen=True)
 class Compiled:
@@ -111,6 +139,7 @@ class Compiled:
     warps: int
     registers: int
     spills: int  # instructions that store to or load from local memory
+    spills_in_loop: int  # those of them in an innermost loop
     shared: int  # bytes
     tensor_core: int  # HMMA and HGMMA instructions
     async_copies: int  # LDGSTS instructions: from global to shared memory without passing the registers
@@ -154,29 +183,44 @@ def compile_launch(launch: Launch, architecture: int) -> Compiled:
         Path(file.name).write_bytes(kernel.asm["cubin"])
         show = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "--dump-sass", file.name]
         text = subprocess.run(show, capture_output=True, text=True, check=True).stdout
-    count = lambda *names: len(
-        re.findall(rf"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?(?:{'|'.join(names)})\b", text, re.MULTILINE)
-    )
+    instructions = [(int(at, 16), line) for at, line in INSTRUCTION.findall(text)]
+    count = lambda names, some=instructions: sum(bool(re.match(rf"(?:{names})\b", line)) for _, line in some)
     return Compiled(
         launch.kernel.__name__.removesuffix("_kernel"),
         architecture,
         options.get("num_warps", 4),
         int(re.search(r"REG:(\d+)", text)[1]),
-        count("STL", "LDL"),
+        count("STL|LDL"),
+        count("STL|LDL", innermost(instructions)),
         kernel.metadata.shared,
-        count("HMMA", "HGMMA", "UTCHMMA"),
+        count("HMMA|HGMMA|UTCHMMA"),
         count("LDGSTS"),
     )
+
+
+# an address and what stands there, without its condition
+INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+ )?(.*?);", re.MULTILINE)
+
+
+def innermost(instructions: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The instructions of the loops that hold no other loop. A loop ends in a branch to an earlier place."""
+    branches = [(at, re.search(r"^BRA.*?\b0x([0-9a-f]+)", line)) for at, line in instructions]
+    loops = [(int(target[1], 16), at) for at, target in branches if target and int(target[1], 16) < at]
+    inner = [loop for loop in loops if not any(loop[0] <= low and high < loop[1] for low, high in loops)]
+    return [(at, line) for at, line in instructions if any(low <= at <= high for low, high in inner)]
+
+
+WITHOUT_PRODUCTS = ("combine", "rms_norm", "rms_norm_gradient", "rope", "swiglu", "swiglu_gradient")
 
 
 def problems(compiled: Compiled, dtype: torch.dtype, D: int) -> list[str]:
     """What a shipped kernel may not have."""
     found = []
-    if compiled.spills:
-        found.append(f"{compiled.spills} spills")
+    if compiled.spills_in_loop:
+        found.append(f"{compiled.spills_in_loop} spills in a loop")
     if compiled.shared > CARDS[compiled.architecture].most_shared:
         found.append("more shared memory than the card has")
-    if not compiled.tensor_core and compiled.name not in ("combine", "rms_norm"):
+    if not compiled.tensor_core and compiled.name not in WITHOUT_PRODUCTS:
         found.append("no tensor cores")
     if D == 64 and dtype != torch.float32 and compiled.programs < 2:
         found.append("only one program on a multiprocessor")
@@ -201,29 +245,29 @@ class Job:
     architecture: int
     D: int
     dtype: str
-    causal: bool
-    padded: bool
+    sees: str  # "causal", "causal, start", "all", or "layer": the kernels beside attention
     number: int
 
-    def launch(self) -> Launch:
-        return attention_launches(self.architecture, self.D, DTYPES[self.dtype], self.causal, self.padded)[self.number]
+    def launches(self) -> list[Launch]:
+        """Of the whole configuration."""
+        if self.sees == "layer":
+            return layer_launches(self.architecture, self.D, DTYPES[self.dtype])
+        causal, padded = self.sees != "all", "start" in self.sees
+        return attention_launches(self.architecture, self.D, DTYPES[self.dtype], causal, padded)
 
     def run(self) -> Compiled:
-        return compile_launch(self.launch(), self.architecture)
+        return compile_launch(self.launches()[self.number], self.architecture)
 
 
 def jobs(architectures: list[int], widths: list[int], dtypes: list[str]) -> list[Job]:
-    """Causal, with and without `start`, and bidirectional, for all that the tiles hold.
-
-    There are none for float32 heads beyond 128.
-    """
+    """All that the tiles hold. There are none for float32 heads beyond 128."""
     found = []
     for architecture, D, dtype in itertools.product(architectures, widths, dtypes):
         if dtype == "float32" and max(tiles.FLOAT32["forward"]) < D:
             continue
-        for causal, padded in ((True, False), (True, True), (False, False)):
-            count = len(attention_launches(architecture, D, DTYPES[dtype], causal, padded))
-            found += [Job(architecture, D, dtype, causal, padded, number) for number in range(count)]
+        for sees in ("causal", "causal, start", "all", "layer"):
+            first = Job(architecture, D, dtype, sees, 0)
+            found += [replace(first, number=number) for number in range(len(first.launches()))]
     return found
 
 
@@ -240,21 +284,21 @@ def main() -> int:
     flags = parser.parse_args()
     todo, bad = jobs(flags.cards, flags.widths, flags.dtypes), 0
     print(
-        "| kernel | card | head | dtype | sees | warps | registers | spills | shared KB | tensor core | async copies | programs |"
+        "| kernel | card | head | dtype | sees | warps | registers | spills | in a loop | shared KB | tensor core | async copies | programs |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor() as pool:
         for job, c in zip(todo, pool.map(Job.run, todo), strict=True):
-            sees = ("causal" if job.causal else "all") + (", start" if job.padded else "")
             cells = (
                 c.name,
                 f"sm_{c.architecture}",
                 job.D,
                 job.dtype,
-                sees,
+                job.sees,
                 c.warps,
                 c.registers,
                 c.spills,
+                c.spills_in_loop,
                 f"{c.shared / 1024:.0f}",
                 c.tensor_core,
             )

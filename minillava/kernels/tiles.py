@@ -3,8 +3,10 @@ loop are loaded ahead.
 
 A larger tile reads less memory for the same arithmetic, but its sums live in registers (255 for each thread, the rest
 spills to slow memory), and what is loaded ahead lives in shared memory (163 KB a program on an A100, 99 KB on an RTX
-4090, 227 KB on an H100). `python -m minillava.kernels.report` shows both for each line of the table; no line spills.
-The sizes were chosen so, and not by timing on a GPU."""
+4090, 227 KB on an H100). `python -m minillava.kernels.report` shows both for each line of the table; no line spills in its
+loop. HOPPER was then chosen by time, on an H200 (README.md); the others have not been timed yet:
+`python -m minillava.bench tiles` does it on whichever card it finds.
+"""
 
 import functools
 
@@ -28,8 +30,15 @@ FLOAT32 = {  # not at 256, where even the smallest tiles spill
 # What differs in half precision from this architecture on: an RTX 4090 spills sooner, and the matrix unit of an H100 or
 # B200 takes 64 rows at a time straight from shared memory, of which an RTX 5090 (120) has no more than an RTX 4090.
 ADA = {"key_value_gradient": {64: (32, 32, 4, 2)}}
-HOPPER = {"forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3)}}
-BLACKWELL = {"forward": HOPPER["forward"] | {256: (64, 32, 4, 2)}, "key_value_gradient": {128: (32, 64, 8, 1)}}
+HOPPER = {
+    "forward": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3)},
+    "query_gradient": {64: (64, 32, 4, 2), 128: (128, 64, 8, 3)},
+    "key_value_gradient": {64: (64, 64, 4, 3), 128: (32, 64, 4, 2)},
+}
+BLACKWELL = {
+    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2)},
+    "key_value_gradient": {128: (32, 64, 8, 1)},
+}
 LATER = {0: {}, 89: ADA, 90: HOPPER, 100: BLACKWELL, 120: ADA}
 
 

@@ -6,7 +6,8 @@ every patch and the best ones count (late interaction, FILIP, arXiv 2111.07783; 
 picture and phrase is a yes or no of its own (the sigmoid loss of SigLIP, arXiv 2303.15343), since "a cat" is true of
 many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats"). Positions start as
 two-dimensional sines and cosines (MAE, arXiv 2111.06377), and each thing's place is among the phrases: without the two
-the features held names but not places."""
+the features held names but not places.
+"""
 
 from pathlib import Path
 
@@ -83,7 +84,7 @@ class ContrastivePair(nn.Module):
         self.log_scale, self.bias = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-10.0))
 
     def scores(self, pixel_values, phrase_ids):
-        """(B, 3, S, S), (N, T) -> (B, N): how well each phrase fits each picture."""
+        """(B, 3, E, E), (N, T) -> (B, N): how well each phrase fits each picture."""
         patches = self.visual_projection(self.vision_tower(pixel_values)).float()  # (B, P, C)
         return phrase_scores(patches, self.phrases(phrase_ids).float(), self.log_scale.exp(), self.bias)  # (B, N)
 

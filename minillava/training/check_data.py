@@ -2,9 +2,9 @@
 quick part of it.
 
 A record is cut at the model's context, never within its picture's tokens: they come before the first answer, so a
-record that is cut there holds no answer, and is left out."""
+record that is cut there holds no answer, and is left out.
+"""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minillava.anyres import Tiling
-from minillava.data.records import read_records
+from minillava.data.records import named, read_records, sign_of_a_picture, tell_unnamed
 from minillava.errors import UserError, shortened
+from minillava.files import FolderListings
 from minillava.inputs.conversation import Turn, encode, render
 from minillava.inputs.image import open_image
 from minillava.inputs.processor import Processor
 from minillava.training.batches import supervised, truncated
 from minillava.training.packing import arrange
 from minillava.training.recipes import TrainConfig
-from minillava.training.samples import Epochs, FolderListings, JsonSamples, turns_and_picture
+from minillava.training.samples import Epochs, JsonSamples, turns_and_picture
 from minillava.training.start import context_of, resolved, starting_point
 from minillava.training.validation import is_held_out
 
@@ -72,17 +72,10 @@ def count_tokens(processor: Processor, turns: list[Turn], image_tokens: int, con
     return len(encoded.input_ids), supervised(truncated(encoded, context))
 
 
-def image_tokens(processor: Processor, size: tuple[int, int] | None) -> int:
-    """Of a picture of this width and height, or of none."""
-    if size is None or not processor.image_grid_pinpoints:
-        return processor.count_image_tokens(None if size is None else "any picture")
-    return Tiling.of(size, processor.image_grid_pinpoints, processor.image_size, processor.patch_size).num_tokens
-
-
 def most_image_tokens(processor: Processor) -> int:
     """At most how many tokens a picture takes; in LLaVA-NeXT one that fills the largest of the allowed sizes."""
     if not processor.image_grid_pinpoints:
-        return processor.count_image_tokens("any picture")
+        return processor.count_image_tokens((1, 1))
     side = processor.image_size // processor.patch_size
     shapes = [
         (height // processor.image_size * side, width // processor.image_size * side)
@@ -106,6 +99,7 @@ class Findings:
     stops: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     broken: dict[str, str] = field(default_factory=dict)  # {picture: what is wrong with it}
+    unnamed: list[str] = field(default_factory=list)  # records that speak of a picture and name none
 
 
 def check_data(config: TrainConfig) -> None:
@@ -117,6 +111,7 @@ def check_data(config: TrainConfig) -> None:
     records = read_records(Path(config.data))
     found = examine(records, config, processor, context)
     print("\n".join(report(found, len(records), config, context)))
+    tell_unnamed(config.data, len(records), found.unnamed)
     if not found.lengths:
         raise UserError(f"none of the records of {config.data} can be trained on")
 
@@ -126,35 +121,38 @@ def examine(records: list[dict], config, processor: Processor, context: int) -> 
     found, images, folders = Findings(), Path(config.images) if config.images else None, FolderListings()
     whole: list[tuple[dict, str, list[Turn], str | None]] = []
     for index, record in enumerate(tqdm(records, desc="reading the records", leave=False, disable=None)):
-        named = f"record {index} (id {str(record.get('id'))[:40]!r})"
+        label = named(index, record)
         try:
             turns, name = turns_and_picture(record, images)
         except UserError as error:
-            found.stops[str(error)].append(named)
+            found.stops[str(error)].append(label)
             continue
-        if name is not None and not folders.hold(os.path.join(images, name)):
+        on_disk = name and folders.find(images, name)
+        if name is None and (sign := sign_of_a_picture(record, turns)):
+            found.unnamed.append(f"{label}: {sign}")
+        if name is not None and on_disk is None:
             (found.left_out if config.skip_broken else found.stops)["the picture is not in --images"].append(
-                f"{named}: {shortened(name, 80)}"
+                f"{label}: {shortened(name, 80)}"
             )
         elif name is None and config.stage == 1:
-            found.left_out["no picture, and stage 1 learns from pictures"].append(named)
+            found.left_out["no picture, and stage 1 learns from pictures"].append(label)
         else:
-            whole.append((record, named, turns, name))
+            whole.append((record, label, turns, on_disk))
     sizes, found.broken = read_pictures(images, dict.fromkeys(name for *_, name in whole if name), config.workers)
     found.num_pictures = len(sizes) + len(found.broken)
-    for record, named, turns, name in tqdm(whole, desc="counting the tokens", leave=False, disable=None):
+    for record, label, turns, name in tqdm(whole, desc="counting the tokens", leave=False, disable=None):
         if name in found.broken:
             (found.left_out if config.skip_broken else found.stops)["the picture is broken"].append(
-                f"{named}: {shortened(name, 80)}"
+                f"{label}: {shortened(name, 80)}"
             )
             continue
         try:
-            tokens, has_answer = count_tokens(processor, turns, image_tokens(processor, sizes.get(name)), context)
+            tokens, has_answer = count_tokens(processor, turns, processor.count_image_tokens(sizes.get(name)), context)
         except UserError as error:
-            found.stops[str(error)].append(named)
+            found.stops[str(error)].append(label)
             continue
         if not has_answer:
-            found.left_out[f"no answer within the model's context of {context} tokens"].append(named)
+            found.left_out[f"no answer within the model's context of {context} tokens"].append(label)
             continue
         found.lengths.append(min(tokens, context))
         found.has_picture.append(name is not None)

@@ -7,7 +7,8 @@ and never again.
 Nothing here can be stale. A picture's key is its bytes, hashed again at each use; the name of the inner folder is the
 hash of all else that features depend on: the tower's weights, shape and layer, how pictures are prepared, and the
 dtype. Whoever changes one of them gets other features. They are stored in the dtype that the projector reads: bfloat16
-where products run in bfloat16, so that nothing is rounded twice, else float32."""
+where products run in bfloat16, so that nothing is rounded twice, else float32.
+"""
 
 import hashlib
 import json
@@ -24,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from minillava.distributed import is_first, rank, together, world_size
+from minillava.distributed import agree, is_first, rank, world_size
 from minillava.errors import UserError
 from minillava.files import read_file, write_atomically
 from minillava.inputs.image import open_image
@@ -76,9 +77,10 @@ class FeatureCache:
         room.
 
         A shard is whole or absent, so a run that was killed goes on with the next one. Pictures that cannot be read are
-        a UserError, or with `skip_broken` left to `of`. Several processes share the pictures out among them."""
+        a UserError, or with `skip_broken` left to `of`. Several processes share the pictures out among them.
+        """
         pictures = list(dict.fromkeys(pictures))
-        together(lambda: self._fill(pictures[rank() :: world_size()], workers, skip_broken))
+        agree(lambda: self._fill(pictures[rank() :: world_size()], workers, skip_broken))
         if world_size() > 1:
             self.shards = self._index()
 

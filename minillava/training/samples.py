@@ -6,7 +6,6 @@ or None). Which samples a step sees follows from seed and step alone.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,18 @@ import numpy as np
 from tqdm import tqdm
 
 from minillava.data.questions import caption_request, conversation
-from minillava.data.records import picture_name, read_records, read_turns, without_mark
+from minillava.data.records import (
+    named,
+    picture_name,
+    read_records,
+    read_turns,
+    sign_of_a_picture,
+    tell_unnamed,
+    without_mark,
+)
 from minillava.data.scenes import sample_scene
 from minillava.errors import UserError
-from minillava.files import check_name
+from minillava.files import FolderListings, check_name
 from minillava.inputs.conversation import Turn
 
 GROUP = 8  # steps whose samples are sorted by length, or packed, together
@@ -135,31 +142,32 @@ class JsonSamples(Epochs):
         super().__init__(np.zeros(len(self.records), dtype=bool))
         self.images = Path(images) if images else None
         self.num_bytes = np.zeros(len(self.records), dtype=np.int64)  # of the turns, as UTF-8
-        folders, missing = FolderListings(), {}  # {index of a record: its picture that is not there}
+        self.names: list[str | None] = []  # of their pictures, as they are on the disk
+        folders, unnamed, missing = FolderListings(), [], {}  # {index of a record: its picture that is not there}
         for index, record in enumerate(tqdm(self.records, desc="checking the records", leave=False, disable=None)):
             try:
                 turns, name = turns_and_picture(record, self.images)
             except UserError as error:
-                raise UserError(f"{path}: record {index} (id {str(record.get('id'))[:40]!r}): {error}") from None
-            self.num_bytes[index], self.has_picture[index] = (
-                sum(len(text.encode(errors="replace")) for _, text in turns),
-                name is not None,
-            )
-            if name is not None and not folders.hold(os.path.join(self.images, name)):
-                missing[index] = record
+                raise UserError(f"{path}: {named(index, record)}: {error}") from None
+            self.num_bytes[index] = sum(len(text.encode(errors="replace")) for _, text in turns)
+            self.has_picture[index] = name is not None
+            self.names.append(name and folders.find(self.images, name))
+            if name is None and (sign := sign_of_a_picture(record, turns)):
+                unnamed.append(f"{named(index, record)}: {sign}")
+            if name is not None and self.names[index] is None:
+                missing[index] = f"{named(index, record)}: {name[:80]}"
+        tell_unnamed(path, len(self.records), unnamed)
         if missing:
-            first, record = next(iter(missing.items()))
-            count = f"{len(missing)} of {len(self.records)} pictures are"
-            named = f"record {first} (id {str(record.get('id'))[:40]!r}): {picture_name(record)[:80]}"
+            count = f"{len(missing)} of {len(self.records)} pictures are not in {self.images}"
+            first = next(iter(missing.values()))
             if not skip_broken:
-                raise UserError(
-                    f"{count} not in {self.images}, the first of {named}; --skip-broken leaves such records out"
-                )
-            print(f"{count} not in {self.images} and their records are left out, the first of {named}")
+                raise UserError(f"{count}, the first of {first}; --skip-broken leaves such records out")
+            print(f"{count} and their records are left out, the first of {first}")
             self.leave_out(set(missing))
 
     def __getitem__(self, index: int) -> Sample:
-        turns, name = turns_and_picture(self.records[index], self.images)
+        turns, _ = turns_and_picture(self.records[index], self.images)
+        name = self.names[index]
         return Sample(turns, None if name is None else self.images / name)
 
     def label(self, index: int) -> dict:
@@ -170,7 +178,7 @@ class JsonSamples(Epochs):
     def leave_out(self, indices: set[int]) -> None:
         """Take records out for good; UserError if none remains."""
         kept = [index for index in range(len(self)) if index not in indices]
-        self.records = [self.records[index] for index in kept]
+        self.records, self.names = ([held[index] for index in kept] for held in (self.records, self.names))
         self.num_bytes = self.num_bytes[kept]
         super().__init__(self.has_picture[kept])
         if not self.records:
@@ -188,22 +196,3 @@ def turns_and_picture(record: dict, images: Path | None) -> tuple[list[Turn], st
         raise UserError("the record names a picture: say with --images in which folder it lies")
     check_name(name)
     return without_mark(turns), name
-
-
-class FolderListings:
-    """Which files exist, by listing each folder once: for hundreds of thousands of pictures much faster than asking for
-    each.
-    """
-
-    def __init__(self):
-        self.names: dict[str, set[str]] = {}
-
-    def hold(self, path: str) -> bool:
-        folder, name = os.path.split(path)
-        if folder not in self.names:
-            try:
-                with os.scandir(folder) as entries:
-                    self.names[folder] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
-                self.names[folder] = set()
-        return name in self.names[folder]

@@ -1,7 +1,8 @@
 """How well a model knows the tiny world: accuracy for each kind of question on scenes that no training saw.
 
 An answer is right when what it says (the yes or no, the number, the place ...) is the truth; for lists and descriptions
-the figure is the F1 of the things named. `python -m minillava.eval.scenes` prints the table."""
+the figure is the F1 of the things named. `python -m minillava.eval.scenes` prints the table.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass

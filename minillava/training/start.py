@@ -17,7 +17,6 @@ from minillava.model import Llava
 from minillava.projector import Projector
 from minillava.training.checkpoint import newest_whole, places
 from minillava.training.recipes import TrainConfig
-from minillava.weights.compose import with_rows
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -44,8 +43,8 @@ def absolute(name: str) -> str:
 def starting_point(config: TrainConfig, mapped: bool = False) -> tuple[Llava, Processor]:
     """The model and processor to start from.
 
-    `mapped`: on the CPU, with the numbers left in the files as they are, until `place` takes those that a process
-    keeps.
+    `mapped`: on the CPU, with the numbers left in the files as they are, until
+    `shard_parameters` takes those that a process keeps.
     """
     options = dict(device="cpu", dtype="mapped") if mapped else dict(device=config.device, dtype="float32")
     if config.weights:
@@ -56,7 +55,8 @@ def starting_point(config: TrainConfig, mapped: bool = False) -> tuple[Llava, Pr
     vision, language = config.vision or "weights/tiny-vision", config.language or "weights/tiny-language"
     vision_tower = weights.load_vision_tower(vision, feature_layer=config.vision_feature_layer, **options)
     tokenizer = Tokenizer.from_file(weights.find_folder(language)).extended("<image>", "<pad>")
-    language_model = with_rows(weights.load_language_model(language, **options), tokenizer.vocab_size)
+    language_model = weights.load_language_model(language, **options)
+    language_model = weights.extend_vocabulary(language_model, tokenizer.vocab_size)
     model_config = LlavaConfig(
         vision_tower.config,
         language_model.config,

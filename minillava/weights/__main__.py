@@ -10,8 +10,7 @@ from minillava.errors import run
 from minillava.weights.describe import describe
 from minillava.weights.download import download
 from minillava.weights.export import LAYOUTS, export
-from minillava.weights.measure import measure
-from minillava.weights.random import SIZES, write_random
+from minillava.weights.random import SIZES, measure, write_random
 
 
 def parser() -> Parser:

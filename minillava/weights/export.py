@@ -1,7 +1,8 @@
 """A weights folder for other programs: `python -m minillava.weights export FOLDER --layout llava-hf --out DIR`.
 
 llava-hf is what transformers loads, and with it vLLM and SGLang. original is haotian-liu/LLaVA's: language model and
-projector, and the tower as a CLIP of its own in `vision_tower`, whose path `mm_vision_tower` names."""
+projector, and the tower as a CLIP of its own in `vision_tower`, whose path `mm_vision_tower` names.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from minillava import weights
 from minillava.errors import UserError
 from minillava.model import Llava
 from minillava.weights.hf_config import write_original_config
+from minillava.weights.processor_files import save_processor
 
 LAYOUTS = ("llava-hf", "original")
 
@@ -24,9 +26,9 @@ def export(path: str | Path, layout: str, out: str | Path, vision: str | Path | 
         return weights.save(model, processor, out)
     weights.save_vision_tower(model.vision_tower, out / "vision_tower")
     model = without_image_rows(model)
-    processor.save(out)
+    save_processor(processor, out)
     config = write_original_config(model.config, str(out / "vision_tower"), processor.pad)
-    weights._save(model, "", "original", config, out, "auto", ("projector.", "language_model.", "image_newline"))
+    weights.save_module(model, out, "original", config, parts=("projector.", "language_model.", "image_newline"))
 
 
 def without_image_rows(model: Llava) -> Llava:

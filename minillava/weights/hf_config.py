@@ -3,10 +3,12 @@
     read_config(values)           -> LlavaConfig      write_config(config)         -> values
     read_vision_config(values)    -> VisionConfig     write_vision_config(config)  -> values, a CLIPVisionModel's
     read_text_config(values)      -> TextConfig       write_text_config(config)    -> values, a LLaMA's
+    read_any(values)              -> whichever of the three it is
 
 `values` is the object in the file: Hugging Face's (llava-hf, transformers 4 and 5) or the original's
 (haotian-liu/LLaVA). A config is a data file from elsewhere and not to be trusted: whatever this project does not
-support, or a number out of range, is a UserError that names it."""
+support, or a number out of range, is a UserError that names it.
+"""
 
 from dataclasses import asdict, fields, replace
 
@@ -25,6 +27,8 @@ CLIP_L_336 = dict(
     projection_dim=768,
 )
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+TOWERS = ("clip_vision_model", "clip")
 
 # Far beyond any model: a broken file must not fill the memory.
 MAX_VALUE, MAX_LAYERS, MAX_TILES = 2**24, 1000, 64
@@ -50,7 +54,9 @@ def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
     _expect(values, "vision_feature_select_strategy", ("default", "full"), "vision_feature_select_strategy")
     _expect(values, "projector_type", ("linear", "mlp2x_gelu"), "projector_type")
     vision = _read_tower(_section(values, "vision_config") or CLIP_L_336)
-    text = _read_llama({"tie_word_embeddings": values.get("tie_word_embeddings"), **_section(values, "text_config")})
+    text = _section(values, "text_config")
+    tied = values.get("tie_word_embeddings") or text.get("tie_word_embeddings")  # as transformers: either ties
+    text = _read_llama({**text, "tie_word_embeddings": tied})
     parts = {
         "vision_config": vision,
         "text_config": text,
@@ -76,7 +82,16 @@ def read_vision_config(values: dict) -> VisionConfig:
 
 def read_text_config(values: dict) -> TextConfig:
     """The language model's config: a plain LLaMA's, or a LLaVA's."""
+    if _is_original(values):
+        return _read_llama({**values, "model_type": "llama"})
     return read_config(values).text_config if _is_llava(values) else _read_llama(values)
+
+
+def read_any(values: dict) -> LlavaConfig | TextConfig | VisionConfig:
+    """The config of whatever model this is."""
+    if _is_llava(values):
+        return read_config(values)
+    return read_vision_config(values) if values.get("model_type") in TOWERS else read_text_config(values)
 
 
 def _is_llava(values: dict) -> bool:
@@ -93,8 +108,8 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
     _expect(values, "mm_projector_type", ("linear", "mlp2x_gelu"), "mm_projector_type")
     _expect(values, "mm_use_im_start_end", (False,), "LLaVA v0, with mm_use_im_start_end")
     _expect(values, "mm_vision_select_feature", ("patch", "cls_patch"), "mm_vision_select_feature")
-    vision = _original_tower(str(values.get("mm_vision_tower", "")).rstrip("/").rsplit("/", 1)[-1], tower)
-    text = _read_llama({**values, "model_type": "llama"})
+    vision = _original_tower(last_part(values.get("mm_vision_tower")), tower)
+    text = read_text_config(values)
     parts = {
         "vision_config": vision,
         "text_config": text,
@@ -114,22 +129,30 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
     return _build(LlavaConfig, parts)
 
 
+def last_part(name) -> str:
+    """Of a tower's name or path in the original's config.json the part that says which it is."""
+    return str(name).rstrip("/").rsplit("/", 1)[-1]
+
+
 def _original_tower(name: str, given: VisionConfig | None) -> VisionConfig:
     """The config of the tower by its name; of one that is not known by name, the config of the folder that was given
     for it.
     """
     known = {"clip-vit-large-patch14-336": CLIP_L_336, "clip-vit-large-patch14": {**CLIP_L_336, "image_size": 224}}
-    if given and name not in known:
+    if name not in known:
+        if given is None:
+            raise UserError(
+                f"config.json: vision tower {name!r} is not supported by its name alone: give its folder with --vision"
+            )
         return given
-    _expect({"tower": name}, "tower", tuple(known), "vision tower")
     tower = _read_tower(known[name])
     if given and replace(given, projection_dim=tower.projection_dim) != tower:
-        raise UserError(f"The folder of --vision is not that of {name}, which config.json names.")
+        raise UserError(f"The folder of the vision tower is not that of {name}, which config.json names.")
     return tower
 
 
 def _read_tower(values: dict) -> VisionConfig:
-    _expect(values, "model_type", ("clip_vision_model", "clip"), "vision tower")
+    _expect(values, "model_type", TOWERS, "vision tower")
     _expect(values, "hidden_act", ("quick_gelu", "gelu"), "vision activation")
     return _build(VisionConfig, values)
 
@@ -139,14 +162,30 @@ def _read_llama(values: dict) -> TextConfig:
     _expect(values, "hidden_act", ("silu",), "language model activation")
     for bias in ("attention_bias", "mlp_bias"):
         _expect(values, bias, (False,), f"language model with {bias}")
-    rope = _section(values, "rope_parameters") or _section(values, "rope_scaling")  # transformers 5 | 4
-    rope = {("rope_type" if key == "type" else key): value for key, value in rope.items()}
+    theta, scaling = _read_rope(values)
+    return _build(TextConfig, {**values, "rope_theta": theta, "rope_scaling": scaling})
+
+
+def _read_rope(values: dict) -> tuple[float | None, dict | None]:
+    """RoPE's theta and scaling, as transformers 5 takes them: rope_scaling, transformers 4's, before rope_parameters."""
+    older, newer = _section(values, "rope_scaling"), _section(values, "rope_parameters")
+    rope = dict(older or newer)
+    theta = rope.pop("rope_theta", values.get("rope_theta"))
+    if older and newer.get("rope_theta") not in (None, theta or TextConfig.rope_theta):
+        raise UserError(
+            "config.json: rope_scaling and rope_parameters mean different rope_theta: leave out one of them"
+        )
+    longest = values.get("max_position_embeddings") or TextConfig.max_position_embeddings
+    rope = {"rope_type": rope.get("type"), "original_max_position_embeddings": longest, **rope}
     _expect(rope, "rope_type", tuple(ROPE_NUMBERS), "RoPE scaling")
-    kind = rope.get("rope_type") or "default"
+    _expect({**values, **rope}, "partial_rotary_factor", (1,), "language model with partial_rotary_factor")
+    kind = rope.pop("rope_type") or "default"
     for key in ROPE_NUMBERS[kind]:
         _expect_number(f"RoPE scaling's {key}", rope.get(key))
-    theta = rope.pop("rope_theta", values.get("rope_theta"))
-    return _build(TextConfig, {**values, "rope_theta": theta, "rope_scaling": None if kind == "default" else rope})
+    if kind == "llama3" and rope["high_freq_factor"] <= rope["low_freq_factor"]:
+        raise UserError("config.json: RoPE scaling's high_freq_factor must be above low_freq_factor")
+    rope = {"rope_type": kind, **{key: rope[key] for key in ROPE_NUMBERS[kind]}}
+    return theta, None if kind == "default" else rope
 
 
 def _read_pinpoints(pairs, image_size: int) -> tuple[tuple[int, int], ...]:

@@ -1,4 +1,4 @@
-"""What the teacher reads of a picture: captions, and for two of the three kinds boxes (arXiv 2304.08485, section 3,
+"""What the teacher reads of a picture: captions and, for two of the three kinds, boxes (arXiv 2304.08485, section 3,
 "symbolic representations").
 """
 

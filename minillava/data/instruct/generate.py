@@ -15,7 +15,6 @@ from minillava.data.instruct.sources import Picture
 from minillava.data.instruct.teacher import Reply, Request, request_seed
 from minillava.errors import UserError
 
-ALL_KINDS = (*KINDS, "simple")
 SAMPLES = 5  # of what was left out, for each reason, in the report
 
 
@@ -28,23 +27,22 @@ class DataSet:
     gone: dict[str, Counter] = field(default_factory=dict)
     samples: dict[str, list[str]] = field(default_factory=dict)
 
-    def leave_out(self, kind: str, reason: str, text: str) -> None:
-        self.gone.setdefault(kind, Counter())[reason] += 1
-        if len(held := self.samples.setdefault(reason, [])) < SAMPLES:
-            held.append(text[:400])
-
-    def add(self, picture: Picture, kind: str, pairs: Sequence[Pair]) -> None:
-        """A record in LLaVA's JSON; the picture stands before the first question.
-
-        "kind" is ours, and ignored by readers.
+    def add(self, picture: Picture, kind: str, pairs: Sequence[Pair], gone: Sequence[tuple[str, str]]) -> None:
+        """Count a reply, note what of it is left out, and make a record of the rest in LLaVA's JSON: the picture stands
+        before the first question. "kind" is ours, and other readers ignore it.
         """
+        self.replies[kind] += 1
+        for reason, text in gone:
+            self.gone.setdefault(kind, Counter())[reason] += 1
+            if len(held := self.samples.setdefault(reason, [])) < SAMPLES:
+                held.append(text[:400])
         turns = [
             {"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)
         ]
-        turns[0] = {"from": "human", "value": "<image>\n" + turns[0]["value"]}
-        self.records.append(
-            {"id": f"{picture.id}-{kind}", "image": picture.image, "kind": kind, "conversations": turns}
-        )
+        if turns:
+            turns[0]["value"] = "<image>\n" + turns[0]["value"]
+            about = {"id": f"{picture.id}-{kind}", "image": picture.image, "kind": kind}
+            self.records.append({**about, "conversations": turns})
 
 
 def make_requests(pictures: Sequence[Picture], kinds: Sequence[str], prompts: Prompts, seed: int) -> list[Request]:
@@ -64,11 +62,10 @@ def make_requests(pictures: Sequence[Picture], kinds: Sequence[str], prompts: Pr
 
 
 def assemble(requests: Sequence[Request], replies: Sequence[Reply], prompts: Prompts) -> DataSet:
-    """The data set of what the filters keep, in the requests' order: when which reply came plays no part."""
+    """The data set of what the filters keep, in the order of the requests; the order of the replies plays no part."""
     made, asked, questions = DataSet(), set(), prompts.questions("detail")
     for request, reply in zip(requests, replies, strict=True):
         picture, kind = request.picture, request.kind
-        made.replies[kind] += 1
         question = questions[request.seed % len(questions)] if kind == "detail" else ""
         pairs, gone = judge(reply, kind, symbolic_context(picture, "detail"), question)
         kept = []
@@ -78,10 +75,7 @@ def assemble(requests: Sequence[Request], replies: Sequence[Reply], prompts: Pro
             else:
                 asked |= {(picture.id, *pair)} | ({pair[1]} if kind != "conversation" else set())
                 kept.append(pair)
-        for reason, text in gone:
-            made.leave_out(kind, reason, text)
-        if kept:
-            made.add(picture, kind, kept)
+        made.add(picture, kind, kept, gone)
     return made
 
 
@@ -96,16 +90,11 @@ def expand(pictures: Sequence[Picture], prompts: Prompts, seed: int, noun_phrase
     ]
     kept = set(frequent_captions(said, seed=seed)) if noun_phrases else set(range(len(said)))
     for index, (picture, caption, rng) in enumerate(zip(pictures, said, draws, strict=True)):
-        made.replies["simple"] += 1
-        pairs, gone = judge(
-            Reply(caption), "simple", "\n".join(picture.captions), questions[int(rng.integers(len(questions)))]
-        )
+        question = questions[int(rng.integers(len(questions)))]
+        pairs, gone = judge(Reply(caption), "simple", "\n".join(picture.captions), question)
         if pairs and index not in kept:
             pairs, gone = [], [("noun phrases", caption)]
-        for reason, text in gone:
-            made.leave_out("simple", reason, text)
-        if pairs:
-            made.add(picture, "simple", pairs)
+        made.add(picture, "simple", pairs, gone)
     return made
 
 

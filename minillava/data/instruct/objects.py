@@ -1,13 +1,14 @@
-"""Object words in a text, and which of them nothing in the context vouches for.
+"""The object words of a text, and which of them are invented: the context does not bear them out.
 
-The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. A word is
-vouched for by any word of its own class in the captions or among the boxes: "man" by "person". What is denied ("there
-is no dog") is not claimed. Words outside the vocabulary are not judged, which costs recall; words with a second meaning
-(AMBIGUOUS) are left out, which costs recall, too, but spares false alarms. `python -m minillava.data.instruct planted
---source SOURCE` measures precision and recall on planted objects."""
+The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the names of the tiny world. Any word of the
+same class in the captions or among the boxes bears a word out: "person" does so for "man". What is denied ("there is no
+dog") is not claimed. Words outside the vocabulary are not judged, which costs recall; words with a second meaning
+(AMBIGUOUS) are left out, which costs recall, too, but avoids false alarms. `python -m minillava.data.instruct planted
+--source SOURCE` measures precision and recall on planted objects.
+"""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 from minillava.data.facts import plural
 from minillava.data.scenes import NAMES
@@ -119,28 +120,29 @@ def class_of() -> dict[str, str]:
 @cache
 def _pattern() -> re.Pattern:
     words = sorted(class_of(), key=len, reverse=True)
-    return re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\b", re.I)
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, words)) + r")\b")
 
 
 def object_words(text: str) -> list[str]:
-    """The object words in a text, as they stand there, in order."""
-    return _pattern().findall(text)
+    """The object words in a text, in order, lower case."""
+    return _pattern().findall(text.lower())
 
 
 def object_classes(text: str) -> set[str]:
     """The classes of the object words in a text."""
-    return {class_of()[word.lower()] for word in object_words(text)}
+    return {class_of()[word] for word in object_words(text)}
 
 
 def hallucinated(answer: str, context: str) -> set[str]:
     """The object words that the answer claims and whose class the context lacks, lower case."""
-    known, seen = object_classes(context), set()
-    context_words = set(re.findall(r"[a-z]+", context.lower()))
-    for clause in re.split(r"[.;:!?]|, but |, and ", answer):
-        if _DENIAL.search(clause):
-            continue
-        for word in object_words(clause):
-            word = word.lower()
-            if class_of()[word] not in known and word not in AMBIGUOUS and word not in context_words:
-                seen.add(word)
-    return seen
+    known, context_words = _read(context)
+    clauses = re.split(r"[.;:!?]|, but |, and ", answer)
+    claimed = [word for clause in clauses if not _DENIAL.search(clause) for word in object_words(clause)]
+    borne_out = AMBIGUOUS | context_words
+    return {word for word in claimed if class_of()[word] not in known and word not in borne_out}
+
+
+@lru_cache(maxsize=8)  # all pairs of a reply have the same context
+def _read(context: str) -> tuple[set[str], set[str]]:
+    """The classes of a context's object words, and all its words."""
+    return object_classes(context), set(re.findall(r"[a-z]+", context.lower()))

@@ -2,7 +2,8 @@
 machine.
 
 The worked examples become earlier turns of the conversation, the system text its system prompt. A small model needs the
-short prompt, --shots 0."""
+short prompt, --shots 0.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,7 +4,8 @@ Every picture's caption is judged twice against what is left of its context with
 true, so what is flagged is a false alarm. Then one object word in it is replaced by one that the whole context lacks:
 that is to be flagged. A caption that names a thing which no other caption and no box names counts as a false alarm,
 too, though a teacher could not have known the thing: precision is a lower bound. What is planted is in the vocabulary
-of objects.py: recall says nothing of words outside it."""
+of objects.py: recall says nothing of words outside it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,17 +22,19 @@ def planted(pictures: Sequence[Picture], seed: int = 0) -> dict[str, float]:
     rng, hits, false_alarms, texts, plants = np.random.default_rng(seed), 0, 0, 0, 0
     classes = sorted(set(class_of().values()) - AMBIGUOUS)
     for picture in pictures:
-        whole = symbolic_context(picture, "detail")
-        absent = [name for name in classes if name not in object_classes(whole)]
+        named = object_classes(symbolic_context(picture, "detail"))
+        absent = [name for name in classes if name not in named]
         for index, caption in enumerate(picture.captions):
             others = replace(picture, captions=picture.captions[:index] + picture.captions[index + 1 :])
             context = symbolic_context(others, "detail")
             texts += 1
             false_alarms += bool(hallucinated(caption, context))
-            if words := object_words(caption):
+            if (words := object_words(caption)) and absent:
                 word = words[int(rng.integers(len(words)))]
                 plants += 1
-                hits += bool(hallucinated(caption.replace(word, absent[int(rng.integers(len(absent)))], 1), context))
+                hits += bool(
+                    hallucinated(caption.lower().replace(word, absent[int(rng.integers(len(absent)))], 1), context)
+                )
     flagged = hits + false_alarms
     return {
         "true": texts,

@@ -2,7 +2,8 @@
 
 A kind's folder holds system.txt and pairs N_context.txt, N_reply.txt (2, 3 and 3 of them, as many as the paper's
 authors used; the texts are this project's own). The teacher reads: system; for each pair the context as user and the
-reply as assistant; then the new context as user."""
+reply as assistant; then the new context as user.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -32,10 +33,8 @@ class Prompts:
         said = [("system", self.text(f"{kind}/system.txt"))]
         for number in range(1, self.shots + 1):
             if (self.folder / kind / f"{number}_context.txt").is_file():
-                said += [
-                    ("user", self.text(f"{kind}/{number}_context.txt")),
-                    ("assistant", self.text(f"{kind}/{number}_reply.txt")),
-                ]
+                said.append(("user", self.text(f"{kind}/{number}_context.txt")))
+                said.append(("assistant", self.text(f"{kind}/{number}_reply.txt")))
         return tuple({"role": role, "content": text} for role, text in [*said, ("user", context)])
 
     def questions(self, name: str) -> list[str]:

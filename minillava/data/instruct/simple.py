@@ -3,9 +3,10 @@ CC-595K from CC3M.
 
 Visual Instruction Tuning (arXiv 2304.08485), section 4.2 and appendix: noun phrases are counted over all captions;
 those that occur less than 3 times are passed over; then, from the rarest on, each phrase's captions are taken, at most
-100 of a phrase. The authors found the phrases with spaCy. Here they are found by hand, without a tagger: a phrase is a
-longest run of words without a function word, a frequent verb, an adverb in -ly or a mark between; that finds "red fire
-engine", but a rare verb ("a man juggles balls") stays in its phrase, which then counts as rare."""
+100 of a phrase. The authors found the phrases with spaCy. Here they are found without a tagger: function words, frequent
+verbs, adverbs in -ly and punctuation end a phrase, and what stands between them is one. That finds "red fire engine",
+but a rare verb ("a man juggles balls") stays in its phrase, which then counts as rare.
+"""
 
 import re
 from collections import defaultdict
@@ -43,7 +44,7 @@ def noun_phrases(caption: str) -> set[str]:
     return phrases
 
 
-def frequent_captions(captions: Sequence[str], rare: int = RARE, most: int = MOST, seed: int = 0) -> list[int]:
+def frequent_captions(captions: Sequence[str], seed: int = 0) -> list[int]:
     """The indices that the filter keeps, ascending."""
     holding: dict[str, list[int]] = defaultdict(list)
     for index, caption in enumerate(captions):
@@ -52,9 +53,9 @@ def frequent_captions(captions: Sequence[str], rare: int = RARE, most: int = MOS
     kept: set[int] = set()
     rng = np.random.default_rng(seed)
     for phrase in sorted(
-        (phrase for phrase in holding if len(holding[phrase]) >= rare),
+        (phrase for phrase in holding if len(holding[phrase]) >= RARE),
         key=lambda phrase: (len(holding[phrase]), phrase),
     ):
         indices = holding[phrase]
-        kept.update(indices if len(indices) <= most else (int(i) for i in rng.choice(indices, most, replace=False)))
+        kept.update(indices if len(indices) <= MOST else (int(i) for i in rng.choice(indices, MOST, replace=False)))
     return sorted(kept)

@@ -1,12 +1,13 @@
 """Pictures whose captions and boxes are known: COCO's annotation files, JSONL, or scenes of the tiny world.
 
-COCO (cocodataset.org, "data format"): captions_*.json and instances_*.json, boxes [x, y, width, height] in pixels; 2014
-and 2017 alike. JSONL: a line a picture, {"id", "image", "captions": [...], "instances": [{"category", "bbox": [x1, y1,
-x2, y2]}]}, boxes in fractions of width and height, as `python -m minillava.data` writes them. Every file is treated as
-untrusted."""
+COCO (cocodataset.org, "data format"): captions_*.json and instances_*.json, boxes [x, y, width, height] in pixels, of
+2014 and 2017. JSONL: a line a picture, {"id", "image", "captions": [...], "instances": [{"category", "bbox": [x1, y1,
+x2, y2]}]}, boxes in fractions of width and height, as `python -m minillava.data` writes them. No file is trusted.
+"""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,11 @@ import numpy as np
 from minillava.data.facts import captions
 from minillava.data.scenes import SPLITS, Box, Scene, sample_scene
 from minillava.errors import UserError
-from minillava.files import check_name, parse_json, read_file, read_json
+from minillava.files import check_name, parse_json, read_file
+
+LARGEST = 1 << 31  # bytes of a source; instances_train2017.json has 470 MB
+MOST_SCENES = 10**6  # at a time: the pictures of a run are all in memory
+OVER = 0.05  # how far a box may reach over the picture's edge, by rounding or an annotator's hand
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,17 @@ class Picture:
 
 def read_source(source: str, start: int = 0, limit: int = 0) -> list[Picture]:
     """Pictures start .. start + limit - 1 of "scenes", of a captions_*.json or of a .jsonl file; limit 0: all (of the
-    endless scenes: 100).
+    endless scenes: 100). UserError for what cannot be read, with the line or the annotation.
     """
-    if start < 0 or limit < 0:
-        raise UserError(f"--start {start} --limit {limit}: both must be 0 or more.")
     if source == "scenes":
+        if limit > MOST_SCENES:
+            raise UserError(f"--limit {limit} is too many scenes for one run: at most {MOST_SCENES}.")
         return [scene_picture(seed) for seed in range(start, start + (limit or 100))]
     path = Path(source)
     pictures = read_coco(path) if path.name.startswith("captions_") else read_jsonl(path)
+    name, times = Counter(picture.id for picture in pictures).most_common(1)[0] if pictures else ("", 0)
+    if times > 1:
+        raise UserError(f"{path} holds the id {name[:40]!r} twice; every picture needs an id of its own.")
     pictures = pictures[start : start + limit if limit else None]
     if not pictures:
         raise UserError(f"{source} holds no pictures with captions after --start {start}.")
@@ -56,16 +64,21 @@ def scene_picture(seed: int, split: str = "train") -> Picture:
 
 # ---- JSONL
 def read_jsonl(path: Path) -> list[Picture]:
-    """A picture a line; UserError that names the line."""
-    pictures, lines = [], read_file(path).decode("utf-8-sig", "replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                pictures.append(_picture(parse_json(line.encode(), "it")))
-            except UserError as error:
-                raise UserError(f"{path}, line {number}: {error}") from None
-    _expect_different([picture.id for picture in pictures], path)
-    return pictures
+    """A picture a line. Lines end at \\n alone: U+2028 and its like are text."""
+    lines = read_file(path, LARGEST).decode("utf-8-sig", "replace").split("\n")
+    return [
+        _told(f"{path}, line {number}", lambda line=line: _picture(parse_json(line.encode(), "it")))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _told(where: str, read: Callable):
+    """What `read()` gives; an error in it names the place."""
+    try:
+        return read()
+    except (UserError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _picture(value) -> Picture:
@@ -79,7 +92,7 @@ def _picture(value) -> Picture:
         isinstance(item, dict) and isinstance(item.get("category"), str) for item in instances
     ):
         raise UserError("its instances must be a list of objects with a category and a bbox.")
-    boxes = tuple((one_line(item["category"]), fractions(item.get("bbox"), 1, 1)) for item in instances)
+    boxes = tuple((one_line(item["category"]), fractions(item.get("bbox"))) for item in instances)
     return Picture(str(value.get("id", value["image"])), value["image"], tuple(map(one_line, said)), boxes)
 
 
@@ -87,36 +100,28 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def fractions(box, width: float, height: float) -> Box:
-    """Corners in fractions of the picture, inside it; UserError for what is no box of four numbers."""
-    numbers = (
-        isinstance(box, list | tuple)
-        and len(box) == 4
-        and all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box)
-    )
-    if not numbers or width <= 0 or height <= 0 or box[0] > box[2] or box[1] > box[3]:
+def fractions(box, width: float = 1, height: float = 1) -> Box:
+    """Corners in fractions of the picture, cut at its edges; UserError for what is no box in the picture."""
+    try:
+        x1, y1, x2, y2 = (edge / size for edge, size in zip(box, (width, height) * 2, strict=True))
+    except (TypeError, ValueError, ArithmeticError):  # no four numbers, a size of 0, or 400 digits
+        x1 = y1 = x2 = y2 = math.nan
+    if not (-OVER <= x1 <= x2 <= 1 + OVER and -OVER <= y1 <= y2 <= 1 + OVER):
         raise UserError(f"{str(box)[:60]} is no box [x1, y1, x2, y2] in a picture of {width} x {height}.")
-    scaled = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-    return tuple(min(max(edge, 0.0), 1.0) for edge in scaled)
-
-
-def _expect_different(ids: list[str], path: Path) -> None:
-    if len(set(ids)) < len(ids):
-        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-        raise UserError(f"{path} holds the id {twice[:40]!r} twice; every picture needs an id of its own.")
+    return tuple(min(max(edge, 0.0), 1.0) for edge in (x1, y1, x2, y2))
 
 
 # ---- COCO
 def read_coco(path: Path) -> list[Picture]:
-    """The pictures of captions_X.json that have captions, with the boxes of instances_X.json beside it (without it:
-    none); crowds are left out.
+    """The pictures of captions_X.json that have captions, with the boxes of instances_X.json beside it, if it is there;
+    crowds are left out.
     """
-    file, boxes = read_json(path), path.with_name(path.name.replace("captions_", "instances_", 1))
+    beside = path.with_name(path.name.replace("captions_", "instances_", 1))
     try:
-        said = defaultdict(list)
+        file, said = parse_json(read_file(path, LARGEST), path), defaultdict(list)
         for note in sorted(file["annotations"], key=lambda note: note["id"]):
             said[note["image_id"]].append(one_line(note["caption"]))
-        instances = _coco_instances(boxes) if boxes.is_file() else {}
+        instances = _coco_instances(beside) if beside.is_file() else {}
         images = sorted((image for image in file["images"] if image["id"] in said), key=lambda image: image["id"])
         for image in images:
             check_name(image["file_name"])
@@ -129,21 +134,27 @@ def read_coco(path: Path) -> list[Picture]:
             )
             for image in images
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{path} and {boxes.name} must be COCO's annotation files: {type(error).__name__} {error} while reading them."
+            f"{path} and {beside.name} must be COCO's annotation files: {type(error).__name__} {error} in reading them."
         ) from None
 
 
 def _coco_instances(path: Path) -> dict[int, list[tuple[str, Box]]]:
     """{image id: its (category, corners in fractions)}; crowds, whose box holds many things, are left out."""
-    file, found = read_json(path), defaultdict(list)
+    file, found = parse_json(read_file(path, LARGEST), path), defaultdict(list)
     names = {category["id"]: one_line(category["name"]) for category in file["categories"]}
     sizes = {image["id"]: (image["width"], image["height"]) for image in file["images"]}
     for note in file["annotations"]:
         if not note.get("iscrowd"):
-            x, y, width, height = note["bbox"]
-            found[note["image_id"]].append(
-                (names[note["category_id"]], fractions([x, y, x + width, y + height], *sizes[note["image_id"]]))
+            box = _told(
+                f"{path}, annotation {note.get('id')}",
+                lambda note=note: _coco_box(note["bbox"], *sizes[note["image_id"]]),
             )
+            found[note["image_id"]].append((names[note["category_id"]], box))
     return found
+
+
+def _coco_box(box, width: float, height: float) -> Box:
+    x, y, box_width, box_height = box
+    return fractions((x, y, x + box_width, y + box_height), width, height)

@@ -1,9 +1,10 @@
 """What a data set holds: kinds, turns, words, picture folders; of ours and of the published LLaVA-Instruct-150K and
 mix665k files.
 
-A published record says its kind nowhere. Here it is told by its form: several questions make a conversation, answers of
-one to five words on average a short-answer record (VQA and its like), one question that asks for a description a
-description, one other question reasoning."""
+Published records do not name their kind, so it is told by their form: answers of one to five words on average are "short
+answers", as in VQA; of the other records, those with several questions are conversations; a single question that asks
+for a description makes "detail", any other "reasoning".
+"""
 
 import re
 from collections import Counter, defaultdict
@@ -48,9 +49,9 @@ def kind_of(record: dict, turns: list[tuple[str, str]]) -> str:
 
 
 def opening(question: str) -> str:
-    """The first word of a question, lower case; two where one does not tell what is asked."""
+    """The first word of a question, lower case; two if one does not tell what is asked."""
     words = re.findall(r"[\w']+", question.replace("<image>", "").lower())[:2]
-    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0] if words else "nothing"
+    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0][:24] if words else "nothing"
 
 
 def count(records: list[dict]) -> Stats:
