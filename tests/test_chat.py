@@ -55,10 +55,21 @@ def picture(tmp_path_factory):
     return path
 
 
+class Typed(io.TextIOWrapper):
+    """What is typed, and how much of it was read at once."""
+
+    at_once = 0
+
+    def readline(self, *size):
+        piece = super().readline(*size)
+        Typed.at_once = max(Typed.at_once, len(piece))
+        return piece
+
+
 def talk(folder, *arguments, typed: str | None = None, monkeypatch=None) -> int:
     """Run chat.py in this process; its exit status."""
     if typed is not None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+        monkeypatch.setattr(sys, "stdin", Typed(io.BytesIO(typed.encode())))
     return run(
         lambda: chat.main(["--weights", str(folder), "--device", "cpu", "--max-new-tokens", "8", *map(str, arguments)]),
         "chat.py",
@@ -221,7 +232,7 @@ def test_a_line_that_is_too_long_is_told_before_it_is_read_whole(folder, picture
         == f"error: A line of more than {chat.LONGEST_LINE:,} characters is left out: no conversation holds so much.\n"
         or (line.startswith("/image") and err.count("\n") == 2 and "could not be opened" in err)
     )
-    assert max(len("".join(parts)) for parts in read) < 1000
+    assert max(len("".join(parts)) for parts in read) < 1000 and Typed.at_once <= chat.LONGEST_LINE + 1
     assert out.count("\n") >= 1 and len(read) <= 4
 
 
