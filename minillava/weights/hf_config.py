@@ -46,7 +46,7 @@ def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
 
     `tower` is that of another folder, whose tower the model is to have.
     """
-    if _is_original(values):
+    if is_original(values):
         return _read_original(values, tower)
     _expect(values, "model_type", ("llava", "llava_next"), "model")
     _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
@@ -81,7 +81,7 @@ def read_vision_config(values: dict) -> VisionConfig:
 
 def read_text_config(values: dict) -> TextConfig:
     """The language model's config: a plain LLaMA's, or a LLaVA's."""
-    if _is_original(values):
+    if is_original(values):
         return _read_llama({**values, "model_type": "llama"})
     return read_config(values).text_config if _is_llava(values) else _read_llama(values)
 
@@ -94,10 +94,10 @@ def read_any(values: dict) -> LlavaConfig | TextConfig | VisionConfig:
 
 
 def _is_llava(values: dict) -> bool:
-    return values.get("model_type") in ("llava", "llava_next") or _is_original(values)
+    return values.get("model_type") in ("llava", "llava_next") or is_original(values)
 
 
-def _is_original(values: dict) -> bool:
+def is_original(values: dict) -> bool:
     return "text_config" not in values and ("mm_projector_type" in values or "mm_vision_tower" in values)
 
 
@@ -130,7 +130,7 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
 
 def last_part(name) -> str:
     """Of a tower's name or path in the original's config.json the part that says which it is."""
-    return str(name).rstrip("/").rsplit("/", 1)[-1]
+    return str(name).rstrip("/.").rsplit("/", 1)[-1]
 
 
 def _original_tower(name: str, given: VisionConfig | None) -> VisionConfig:
