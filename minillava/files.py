@@ -125,9 +125,14 @@ def given_path(text: str) -> str:
         if len(words) == 1 and (os.path.lexists(os.path.expanduser(words[0])) or words[0].lower().startswith("http")):
             text = words[0]
     text = os.path.expanduser(text)
-    folder = next((folder for folder in Path(text).parents if os.path.isdir(folder)), None)
-    found = folder and not os.path.lexists(text) and FolderListings().find(folder, os.path.relpath(text, folder))
-    return os.path.join(folder, found) if found else text
+    return text if os.path.lexists(text) else _as_on_the_disk(text)
+
+
+def _as_on_the_disk(path: str) -> str:
+    """A path at which nothing is, with the names that its last parts have on the disk if only their writing differs."""
+    folder = next((folder for folder in Path(path).parents if os.path.isdir(folder)), None)
+    found = folder and FolderListings().find(folder, os.path.relpath(path, folder))
+    return os.path.join(folder, found) if found else path
 
 
 def _as_a_shell_would(text: str) -> list[list[str]]:

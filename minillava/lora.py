@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillava.distributed import whole
+from minillava.distributed import full_tensor
 from minillava.language_model import LanguageModel
 
 
@@ -36,7 +36,7 @@ class LoRALinear(nn.Module):
 
     def merged(self) -> Tensor:
         """W + (alpha / r) B A: the weight (out, in) of one linear layer that does the same."""
-        return merge(whole(self.weight), whole(self.lora_A), whole(self.lora_B), self.scale)
+        return merge(full_tensor(self.weight), full_tensor(self.lora_A), full_tensor(self.lora_B), self.scale)
 
 
 @torch.no_grad()
@@ -62,4 +62,4 @@ def merged_state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     adapted = {f"{name}.weight": child for name, child in module.named_modules() if isinstance(child, LoRALinear)}
     for name, tensor in module.state_dict().items():
         if not name.endswith((".lora_A", ".lora_B")):
-            yield name, adapted[name].merged() if name in adapted else whole(tensor)
+            yield name, adapted[name].merged() if name in adapted else full_tensor(tensor)

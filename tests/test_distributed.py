@@ -238,7 +238,7 @@ def held_in_each(folder) -> tuple[int, int, int]:
         model, _ = starting_point(config("unused", 2, weights=str(folder)), mapped=True)
         set_trainable(model, 2)
         root = LossModule(model)
-        distributed.place(
+        distributed.shard_parameters(
             root,
             (*model.vision_tower.layers, *model.language_model.layers),
             device,

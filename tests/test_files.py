@@ -234,6 +234,7 @@ def test_lines_are_short_and_can_be_shown(capsys, monkeypatch):
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), "File name too long"),
+        (FileExistsError(errno.EEXIST, "File exists", "runs/out"), "runs/out is there already, and is no folder"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
         (MemoryError(), "the memory is not enough: lower --batch-size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory is not enough"),

@@ -158,12 +158,12 @@ def kept_bytes(layers: int, C: int) -> int:
 
 
 def saved_bytes(C: int, I: int) -> int:
-    """Of a token: what a layer saves besides its input, when it runs again for its backward pass; less where it is
-    frozen.
+    """Of a token: what a layer of our kernels saves besides its input, when it runs again for its backward pass; less
+    where it is frozen.
 
-    float32: what both norms computed (8C) and the input of the second (4C). bfloat16: the inputs of the five first
-    linear maps (10C), q, k, v and attention's result (8C); gate, silu(gate), up and their product (8I)."""
-    return 30 * C + 8 * I
+    float32: the input of the second norm (4C). bfloat16: what both norms give (4C), q, k, v and attention's result
+    (8C); gate, up and what SwiGLU makes of them (6I)."""
+    return 16 * C + 6 * I
 
 
 def dropout_bytes(C: int, I: int) -> int:

@@ -74,10 +74,10 @@ def picture_name(record: dict) -> str | None:
 def sign_of_a_picture(record: dict, turns: list[Turn]) -> str:
     """What in a record that names no picture says that there is one: another key, or a mark with which the first
     question begins or ends. "" in a record of text alone."""
-    keys = (key for key, value in record.items() if PICTURE_KEY.search(key) and isinstance(value, str | list) and value)
+    held = {key for key, value in record.items() if value and isinstance(value, str | list | dict)}
     question = turns[0][1].strip()
     marks = (m[0] for m in PICTURE_MARK.finditer(question) if m.start() == 0 or m.end() == len(question))
-    return next(keys, None) or next(marks, "")
+    return next(filter(PICTURE_KEY.search, sorted(held)), None) or next(marks, "")
 
 
 def tell_unnamed(path: str | Path, num_records: int, unnamed: list[str]) -> None:

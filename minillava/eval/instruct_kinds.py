@@ -172,7 +172,11 @@ def _rows(out: Path, settings: Settings) -> dict[str, dict]:
     """The figures of every row; those that rows.json holds are not run again."""
     held = read_json(out / "rows.json") if (out / "rows.json").exists() else {"settings": asdict(settings), "rows": {}}
     rows = held.get("rows")
-    if held.get("settings") != asdict(settings) or not isinstance(rows, dict):
+    try:
+        table(rows, 0)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{out}/rows.json holds no rows of this command; choose another --out") from None
+    if held.get("settings") != asdict(settings):
         raise UserError(f"{out} holds rows of other settings; choose another --out")
     asked = held_out(settings.questions)
     for number, (name, kinds) in enumerate(ROWS.items()):

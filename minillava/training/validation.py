@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minillava.data.records import picture_name
-from minillava.distributed import gather, is_first
+from minillava.distributed import all_gather, is_first
 from minillava.errors import UserError
 from minillava.model import Llava
 from minillava.training.batches import Batches, Item
@@ -95,4 +95,4 @@ class Validation(Batches):
             tokens += num_tokens
         if not tokens:
             raise UserError("none of the records for validation can be used")
-        return gather(total).sum().item() / tokens
+        return all_gather(total).sum().item() / tokens

@@ -223,9 +223,16 @@ def find_attention(attention: str, device: torch.device) -> str:
     return attention
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the machine has instructions for bfloat16; cards before the A100 emulate them slowly."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _find_dtype(dtype: str, device: torch.device, sources: dict, folder: Path) -> torch.dtype | None:
     """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small
-    files float32 on a CPU.
+    files float32 on a CPU; float16 for bfloat16 on a card without it.
 
     None for "mapped": each tensor keeps its own, and so stays in the file until it is read."""
     name = str(dtype).removeprefix("torch.")
@@ -235,6 +242,8 @@ def _find_dtype(dtype: str, device: torch.device, sources: dict, folder: Path) -
         held = count_numbers(sources)
         small = name == "auto" and sum(path.stat().st_size for path in sources) < SMALL
         name = "float32" if small and device.type == "cpu" else max(held, key=held.get)
+        if name == "bfloat16" and dtype == "auto" and device.type == "cuda" and not has_bfloat16(device):
+            name = "float16"
         if len(held) > 1:
             kinds = " and ".join(sorted(held))
             say(f"note: {folder} holds {kinds} tensors; the model is {name} (dtype chooses another).")

@@ -98,9 +98,9 @@ class EndpointTeacher:
                 return self._try(request)
             except _PassingFault as fault:
                 last = fault
-            pause = (
-                self.first_pause * 2 ** (number - 1) * random.uniform(0.75, 1.25) if last.pause is None else last.pause
-            )
+            pause = last.pause
+            if pause is None:
+                pause = self.first_pause * 2 ** (number - 1) * random.uniform(0.75, 1.25)
             if number < self.settings.tries and self.stopping.wait(min(pause, LONGEST_PAUSE)):
                 break
         why = hidden(str(last), self.secrets, 4)[:70]
@@ -137,11 +137,8 @@ class EndpointTeacher:
             "max_completion_tokens": self.settings.max_tokens,
             "seed": request.seed,
         }
-        return {
-            "model": self.model,
-            "messages": list(request.messages),
-            **{name: values[name] for name in self.optional},
-        }
+        optional = {name: values[name] for name in self.optional}
+        return {"model": self.model, "messages": list(request.messages), **optional}
 
     def _left_out(self, error, sent: dict) -> bool:
         """Whether the endpoint refuses a parameter that was sent; no request has it from now on. What OpenAI once named

@@ -47,9 +47,9 @@ def kind_of(record: dict, turns: list[tuple[str, str]]) -> str:
 
 
 def opening(question: str) -> str:
-    """The first word of a question, lower case; two where one does not tell what is asked."""
+    """The first word of a question, lower case; two if one does not tell what is asked."""
     words = re.findall(r"[\w']+", question.replace("<image>", "").lower())[:2]
-    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0] if words else "nothing"
+    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0][:24] if words else "nothing"
 
 
 def count(records: list[dict]) -> Stats:
