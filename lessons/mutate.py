@@ -6,7 +6,8 @@
 
 A mutant is the solution's source with one operator, comparison, constant, axis or word (cos, sin, ...) changed. Those
 that the check lets pass are survivors; lessons/survivors.json says of each why (most compute the same, and are no
-mistake), and one without a reason is reported."""
+mistake), and one without a reason is reported.
+"""
 
 import argparse
 import ast

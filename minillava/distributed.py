@@ -147,7 +147,8 @@ def shard_parameters(
     `root` and `layers` gather the others' whenever they are called.
 
     The parameters may lie in files that are mapped: then a process reads its own rows alone. Those of `layers` travel
-    in the type of the matrix products, what belongs to none of them as it is."""
+    in the type of the matrix products, what belongs to none of them as it is.
+    """
     if world_size() == 1:
         for name, parameter in root.named_parameters():
             parameter.data = parameter.data.to(device, types[name])

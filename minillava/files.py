@@ -155,7 +155,8 @@ def _of_file_url(url: str) -> str:
 
 class FolderListings:
     """Which files are in folders, each of which is listed once: for hundreds of thousands of names much faster than
-    asking for each."""
+    asking for each.
+    """
 
     def __init__(self):
         self._exact: dict[str, dict[str, os.DirEntry]] = {}
@@ -166,7 +167,8 @@ class FolderListings:
         the disk, or None.
 
         If no file is called exactly so, accents may be written in either way (NFC, NFD), "\\" may stand for "/", a
-        character for its percent-encoding, and spaces around the whole."""
+        character for its percent-encoding, and spaces around the whole.
+        """
         path, last = os.path.split(name)
         if self._is_file(self._entries(os.path.join(folder, path)).get(last)):
             return name  # nearly every one

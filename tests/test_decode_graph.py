@@ -14,6 +14,7 @@ from minillava import generation
 from minillava.attention import attention
 from minillava.config import TextConfig
 from minillava.decode_graph import DecodeStep
+from minillava.errors import UserError
 from minillava.generation import collate_prompts, new_cache
 from minillava.kv_cache import KVCache
 from minillava.language_model import LanguageModel
@@ -121,6 +122,23 @@ def test_a_step_is_recorded_once_for_a_conversation(pair, monkeypatch):
         )
     )
     assert len(recorded) == 3, "the step of another model"
+
+
+def test_numbers_that_overflow_leave_a_cache_that_can_be_used(pair, monkeypatch):
+    """Its memory then holds NaN where nothing is seen yet, which the next answer must not meet."""
+    _, model = pair
+    monkeypatch.setattr(generation, "can_be_recorded", lambda cache: True)
+    monkeypatch.setattr(DecodeStep, "capture", lambda step: step)
+    cache, options = new_cache(model, 1, 64), dict(max_new_tokens=6, eos_token_id=[])
+    expected = list(generation.generate(model, **prompt(), **options, cache=cache))
+    cache.keys[:, :, :, 20:] = cache.values[:, :, :, 20:] = torch.nan
+    for _ in range(2):
+        cache.truncate(0)
+        try:
+            assert list(generation.generate(model, **prompt(), **options, cache=cache)) == expected
+        except UserError:
+            continue
+    assert list(generation.generate(model, **prompt(), **options, cache=cache)) == expected
 
 
 def test_a_cache_and_its_step_are_freed_at_once(pair):

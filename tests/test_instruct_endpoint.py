@@ -45,7 +45,8 @@ def completion(text=GOOD, finish: str = "stop", **changes) -> dict:
 
 class Server(ThreadingHTTPServer):
     """Answers with what `script` holds, one item a request, then with good replies; an item is (status, headers, body),
-    "slow", or a list of bytes, which are sent as they are, one every 0.1 s. `refuse` may give an item for a request."""
+    "slow", or a list of bytes, which are sent as they are, one every 0.1 s. `refuse` may give an item for a request.
+    """
 
     daemon_threads = True
 

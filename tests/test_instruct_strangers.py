@@ -1,5 +1,6 @@
 """Instruction data of what strangers write: sources, replies and journals of any content and length, and flags out of
-their range."""
+their range.
+"""
 
 import errno
 import json

@@ -1,7 +1,8 @@
 """The guarded check of an exercise: nothing of a student's file is left, nothing that it does makes the check fail or
 pass, and the project's own parts are named.
 
-Most of it is seen on commands that do not import PyTorch, which start in a tenth of a second."""
+Most of it is seen on commands that do not import PyTorch, which start in a tenth of a second.
+"""
 
 import ast
 import json

@@ -3,7 +3,8 @@
 The model is built on the meta device, where tensors have shapes and no numbers. Several GPUs have an equal share each
 of the parameters, gradients and optimizer states (distributed.py). Multiplications and additions count as two
 operations; only matrix products count, as in PaLM (arXiv 2204.02311, appendix B), whose model FLOPs utilization (MFU)
-leaves out what is computed again in the backward pass."""
+leaves out what is computed again in the backward pass.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -162,7 +163,8 @@ def saved_bytes(C: int, I: int) -> int:
     where it is frozen.
 
     float32: the input of the second norm (4C). bfloat16: what both norms give (4C), q, k, v and attention's result
-    (8C); gate, up and what SwiGLU makes of them (6I)."""
+    (8C); gate, up and what SwiGLU makes of them (6I).
+    """
     return 16 * C + 6 * I
 
 
@@ -188,7 +190,8 @@ def flops(model: Llava, tokens: int, supervised: int) -> tuple[int, int]:
     A linear map costs 2 x weights a token forward, as much again for its input's gradient, where something before it
     learns, and as much again for its weight's, where that learns. So frozen layers behind a learning projector cost two
     thirds of learning ones. Attention's two products cost 4 T^2 C, counted without regard to the causal mask, and twice
-    that backward."""
+    that backward.
+    """
     vision, text = model.vision_tower, model.language_model
     blocks = vision.feature_layer if vision.feature_layer >= 0 else len(vision.layers) + 1 + vision.feature_layer
     P, T = model.config.vision_config.num_patches, tokens

@@ -4,7 +4,8 @@ Each launch is recorded with tensors that hold no data, and compiled ahead of ti
 its wheel. The table shows what decides a kernel's speed before it has run once: registers of a thread, spills
 (instructions that move a register to slow memory or back) and those of them that lie in an innermost loop, where they
 run for every tile, shared memory of a program, tensor-core instructions, asynchronous copies, and how many programs a
-multiprocessor can hold at once."""
+multiprocessor can hold at once.
+"""
 
 import argparse
 import itertools

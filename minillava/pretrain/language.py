@@ -4,7 +4,8 @@ The first is look-up: "cat, bus, tree" is followed by "cat yes, dog no", or by q
 learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv
 2209.11895). They form within minutes here, and did not form at all from conversations alone. The second is scenes in
 words, as prose or as a map of 7 x 7 words, with a conversation about each. A map is the text that a picture's 49
-patches will later stand in for, which is why a projector alone (stage 1) goes far."""
+patches will later stand in for, which is why a projector alone (stage 1) goes far.
+"""
 
 from collections import deque
 from dataclasses import replace

@@ -7,7 +7,8 @@
 
 `values` is the object in the file: Hugging Face's (llava-hf, transformers 4 and 5) or the original's
 (haotian-liu/LLaVA). A config is a data file from elsewhere and not to be trusted: whatever this project does not
-support, or a number out of range, is a UserError that names it."""
+support, or a number out of range, is a UserError that names it.
+"""
 
 from dataclasses import asdict, fields, replace
 

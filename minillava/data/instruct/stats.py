@@ -3,7 +3,8 @@ mix665k files.
 
 Published records do not name their kind, so it is told by their form: answers of one to five words on average are "short
 answers", as in VQA; of the other records, those with several questions are conversations; a single question that asks
-for a description makes "detail", any other "reasoning"."""
+for a description makes "detail", any other "reasoning".
+"""
 
 import re
 from collections import Counter, defaultdict
@@ -23,7 +24,8 @@ _TWO_WORDS = ("how many", "in which")
 @dataclass
 class Stats:
     """Counts over the records: words of the answers and turns by kind, first words of the questions, folders of the
-    pictures."""
+    pictures.
+    """
 
     records: int = 0
     text_only: int = 0
