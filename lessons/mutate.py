@@ -97,14 +97,15 @@ def mutants(key: str) -> Iterator[Mutant]:
     """Every mutant of an exercise's solution."""
     for target, part in written(key).items():
         source = plain(inspect.getsource(part))
-        tree, seen, lines = ast.parse(source), {source}, source.splitlines()
+        tree, seen = ast.parse(source), {source}
+        lines = [text.strip(" :") for text in source.splitlines()]
         for path, replacement, line, before, after in _changes(tree):
             changed = copy.deepcopy(tree)
             _put(changed, path, replacement)
             text = ast.unparse(ast.fix_missing_locations(changed))
             if text not in seen:
                 seen.add(text)
-                yield Mutant(key, short(target), f"{lines[line - 1].strip(" :")}: {before} -> {after}", text)
+                yield Mutant(key, short(target), f"{lines[line - 1]}: {before} -> {after}", text)
 
 
 def plain(source: str) -> str:
