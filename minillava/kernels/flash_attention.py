@@ -373,6 +373,8 @@ def flash_attention(q, k, v, *, causal: bool, start=None):
     """
     if start is not None and start.ndim == 1:
         start = start[:, None].expand(-1, q.shape[2])  # (B, T), of stride 0
+    if not torch.is_grad_enabled():
+        return forward(q, k, v, start, causal)[0]
     return FlashAttention.apply(q, k, v, start, causal)
 
 
@@ -401,7 +403,7 @@ def forward(q, k, v, start, causal):
     out, lse = like_heads(q), q.new_empty(B, H, T, dtype=torch.float32)
     begin, *begin_strides = start_arguments(q, start)
     constants = settings("forward", q, k, start, causal)
-    forward_kernel[triton.cdiv(T, constants["BLOCK_T"]), B * H](
+    forward_kernel[-(-T // constants["BLOCK_T"]), B * H](
         q,
         k,
         v,
@@ -430,7 +432,7 @@ def backward(q, k, v, start, out, lse, grad, causal):
     strides = (*q.stride(), *k.stride(), *v.stride())
     sizes = (H, T, S, LOG2_E / math.sqrt(D))
     constants = settings("query_gradient", q, k, start, causal)
-    query_gradient_kernel[triton.cdiv(T, constants["BLOCK_T"]), B * H](
+    query_gradient_kernel[-(-T // constants["BLOCK_T"]), B * H](
         q,
         k,
         v,
@@ -448,7 +450,7 @@ def backward(q, k, v, start, out, lse, grad, causal):
         **constants,
     )
     constants = settings("key_value_gradient", q, k, start, causal)
-    key_value_gradient_kernel[triton.cdiv(S, constants["BLOCK_S"]), B * K](
+    key_value_gradient_kernel[-(-S // constants["BLOCK_S"]), B * K](
         q,
         k,
         v,
