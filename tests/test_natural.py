@@ -14,7 +14,7 @@ from minillava.data.asking import sloppy, variously
 from minillava.data.groups import ARGUABLE, COLOR_OF, MASS, MEMBERS
 from minillava.data.held_out import HELD_OUT
 from minillava.data.natural import NATURAL
-from minillava.data.questions import ALL_WEIGHTS, KIND_WEIGHTS, conversation, questions
+from minillava.data.questions import ALL_WEIGHTS, KIND_WEIGHTS, questions, talk
 from minillava.data.scene_in_words import FORMS, UNTOLD
 from minillava.data.scenes import COLORS, GROUP_OF, NAMES, PLACES, sample_scene
 from minillava.training.scoring import NATURAL_TITLES, cases, natural_cases, score, table_with_mean
@@ -195,7 +195,7 @@ def test_a_conversation_holds_all_kinds_and_follow_ups_come_after_what_they_foll
         assert (question.kind == "follow_up") == bool(question.before)
         assert [speaker for speaker, _ in question.turns()] == ["user", "assistant"] * (len(question.turns()) // 2)
     kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[FORMS[1]]]
-    turns = conversation(sample_scene(3), np.random.default_rng(0), 40, kinds)
+    turns = talk(sample_scene(3), np.random.default_rng(0), 40, kinds)
     assert not any("bigger" in text or "nearest" in text for _, text in turns)
 
 

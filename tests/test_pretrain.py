@@ -24,7 +24,7 @@ from minillava.pretrain.language import (
     learn_to_look_up,
     name_list,
     new_language_model,
-    scene_conversation,
+    scene_talk,
     train_tokenizer,
 )
 from minillava.pretrain.probe import probe_tower
@@ -49,7 +49,7 @@ def test_names_and_the_roles_are_few_tokens(tokenizer):
 def test_a_scene_in_words_comes_before_its_conversation():
     forms, small_talk = Counter(), 0
     for index in range(150):
-        turns = scene_conversation(index)
+        turns = scene_talk(index)
         assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2)
         text, newline, _ = turns[0][1].partition("\n")
         if not newline:

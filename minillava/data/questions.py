@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from minillava.data.asking import Asker, Question, casually, variously
@@ -71,8 +71,13 @@ def questions(
     return out
 
 
-def conversation(scene: Scene, rng, count: int = 10, kinds=ALL_WEIGHTS) -> list[Turn]:
-    """Up to `count` questions and their answers as turns: a sample of stage 2, and of the exported conversations.json."""
+def conversation(scene: Scene, rng, count: int = 10) -> list[Turn]:
+    """Up to `count` questions of the first ten kinds and their answers as turns: the exported conversations.json."""
+    return [turn for question in questions(scene, rng, count, SHORT_SHARE) for turn in question.turns()]
+
+
+def talk(scene: Scene, rng, count: int = 10, kinds: Collection[str] = tuple(ALL_WEIGHTS)) -> list[Turn]:
+    """Up to `count` questions of all kinds, in all wordings of the training, and their answers: a sample of stage 2."""
     weights = {kind: ALL_WEIGHTS[kind] for kind in kinds}
     asked = questions(scene, rng, count, SHORT_SHARE, weights, "training", variously)
     return [turn for question in asked for turn in question.turns()]

@@ -12,9 +12,9 @@ FORMS = ("prose", "map")
 UNTOLD = {"prose": {"bigger", "nearest"}, "map": {"bigger", "nearest", "biggest", "pattern"}}
 
 
-def in_words(scene: Scene, form: str, rng) -> str:
-    """The scene as "prose" or as a "map"."""
-    return describe_in_words(scene, rng) if form == "prose" else " ".join(grid_words(scene))
+def in_words(scene: Scene, form: str, rng, fully: bool = False) -> str:
+    """The scene as "prose" or as a "map"; prose tells the first ten kinds of question, or `fully` all that a text tells."""
+    return describe_in_words(scene, rng, fully) if form == "prose" else " ".join(grid_words(scene))
 
 
 def grid_words(scene: Scene, cells: int = 7) -> list[str]:
@@ -36,7 +36,7 @@ def grid_words(scene: Scene, cells: int = 7) -> list[str]:
     return words
 
 
-def describe_in_words(scene: Scene, rng) -> str:
+def describe_in_words(scene: Scene, rng, fully: bool = False) -> str:
     """Prose from which every kind of question can be answered: each thing with its place, the background, relations not
     implied by places.
     """
@@ -46,14 +46,18 @@ def describe_in_words(scene: Scene, rng) -> str:
         if not _implied(*pair, scene.size) or rng.random() < 0.25:
             one, rel, other = swap(pair, rng)
             sentences.append(f"The {one.name} is {rel} the {other.name}.")
-    sentences += [f"The {name} is the {which}." for which, name in facts.extremes()]
-    look = f"{PATTERN_WORD[scene.pattern]} {scene.color}"
-    forms = (
-        "The background is {look}.",
-        "The picture has {a_look} background.",
-        "Everything is on {a_look} background.",
+    if fully:
+        sentences += [f"The {name} is the {which}." for which, name in facts.extremes()]
+    look = f"{PATTERN_WORD[scene.pattern]} {scene.color}" if fully else ""
+    a_look = a(look or facts.background(rng))
+    background = pick(
+        rng,
+        (
+            f"The background is {look or facts.background(rng)}.",
+            f"The picture has {a_look} background.",
+            f"Everything is on {a_look} background.",
+        ),
     )
-    background = pick(rng, forms).format(look=look, a_look=a(look))
     sentences.insert(0 if rng.random() < 0.5 else len(sentences), background)
     if rng.random() < 0.3:
         total = len(facts.things)

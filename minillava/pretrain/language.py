@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from minillava.config import TextConfig
 from minillava.data.asking import Asker
 from minillava.data.facts import a, plural
-from minillava.data.questions import ALL_WEIGHTS, conversation
+from minillava.data.questions import ALL_WEIGHTS, conversation, talk
 from minillava.data.scene_in_words import FORMS, UNTOLD, in_words
-from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, training_scene
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene, training_scene
 from minillava.data.small_talk import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
@@ -161,7 +161,14 @@ class LookUp:
 
 
 def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
-    """A scene in words, half of them as a map, and a conversation about it; once in fifty small talk."""
+    """A scene in words, half of them as a map, and a conversation about it."""
+    scene, rng = sample_scene(index), np.random.default_rng([3, index])
+    form = FORMS[int(rng.random() * len(FORMS))]
+    return after(in_words(scene, form, rng), conversation(scene, rng, questions))
+
+
+def scene_talk(index: int) -> list[Turn]:
+    """What the training reads: a scene in words and questions of all kinds; once in fifty small talk alone."""
     scene, rng = training_scene(index), np.random.default_rng([3, index])
     if rng.random() < 0.02:
         pairs = list(SMALL_TALK["training"].items())
@@ -169,14 +176,18 @@ def scene_conversation(index: int, questions: int = 10) -> list[Turn]:
         return [turn for pair in chosen for turn in zip(("user", "assistant"), pair, strict=True)]
     form = FORMS[int(rng.random() * len(FORMS))]
     kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[form]]
-    text = in_words(scene, form, rng)
-    (speaker, first), *rest = conversation(scene, rng, questions, kinds)
+    return after(in_words(scene, form, rng, fully=True), talk(scene, rng, kinds=kinds))
+
+
+def after(text: str, turns: list[Turn]) -> list[Turn]:
+    """The turns, with the text before the first question."""
+    (speaker, first), *rest = turns
     return [(speaker, f"{text}\n{first}"), *rest]
 
 
 def train_tokenizer(scenes: int = 4000) -> Tokenizer:
     """A vocabulary from what will be read, "USER:" and "ASSISTANT:" among it, so that those are a token and not nine."""
-    turns = [scene_conversation(index) for index in range(scenes)] + [
+    turns = [scene_talk(index) for index in range(scenes)] + [
         name_list(index, as_questions=False) for index in range(scenes // 4)
     ]
     return Tokenizer.train((render(TEMPLATE, each).replace("</s>", "\n") for each in turns), VOCABULARY)
@@ -243,7 +254,7 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
 
     @lru_cache(1)
     def batches(group: Group) -> list[list[list[Encoded]]]:
-        samples = [encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in group.indices]
+        samples = [encode(tokenizer, TEMPLATE, scene_talk(index)) for index in group.indices]
         return batches_of(group, samples, lambda sample: len(sample.input_ids))
 
     save = partial(save_language_model, model, tokenizer, config.out, "bfloat16")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minillava.data.questions import caption_request, conversation
+from minillava.data.questions import caption_request, talk
 from minillava.data.records import (
     named,
     picture_name,
@@ -59,7 +59,7 @@ class SceneSamples:
     """
 
     def __init__(self, stage: int):
-        self.make_turns = {1: caption_request, 2: conversation}[stage]
+        self.make_turns = {1: caption_request, 2: talk}[stage]
         self.stage = stage
 
     def __getitem__(self, index: int) -> Sample:

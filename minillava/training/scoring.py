@@ -139,7 +139,8 @@ def score_in_words(language_model, tokenizer: Tokenizer, asked: list[Case], form
     processor = Processor(tokenizer, image_size=1, patch_size=1)  # never shown a picture
     prompts = []
     for case in asked:
-        text = in_words(case.scene, form, np.random.default_rng(case.scene.seed))
+        rng, fully = np.random.default_rng(case.scene.seed), case.question.kind in NATURAL
+        text = in_words(case.scene, form, rng, fully)
         (speaker, first), *rest = case.asked()
         prompts.append(([(speaker, f"{text}\n{first}"), *rest], None))
     return score(asked, answer_all(language_model, processor, prompts, title=form))
