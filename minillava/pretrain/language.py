@@ -54,8 +54,8 @@ TINY_TEXT = dict(
 TEMPLATE = "llava_hf"  # the v1 template as llava-hf's models use it: USER and ASSISTANT, without the system sentence
 
 MUON = dict(optimizer="muon", learning_rate=2e-3, weight_decay=0.05)
-LOOK_UP = dict(MUON, max_steps=500, batch_size=96, warmup_ratio=0.08, save_every=500)
-SCENES_IN_WORDS = dict(MUON, max_steps=1600, batch_size=8, save_every=200)
+LOOK_UP = dict(MUON, max_steps=600, batch_size=64, warmup_ratio=0.08, save_every=600)
+SCENES_IN_WORDS = dict(MUON, max_steps=1400, batch_size=8, save_every=200)
 
 
 # ------------------------------------------------------------ the look-up lesson
