@@ -2,7 +2,8 @@
 cases, then the property that does not hold, then what the whole model gives with them.
 
 The results are plain values (tensors, lists, tuples, numbers, texts, None), which go from process to process as JSON,
-tensors as safetensors: nothing that is read there can run."""
+tensors as safetensors: nothing that is read there can run.
+"""
 
 import base64
 from collections.abc import Iterator

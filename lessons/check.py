@@ -6,7 +6,8 @@ to hear what the model says with such a part.
 
 A student's file may do anything, so it runs in a process of its own, with a time limit and a limit on what it prints,
 and a guard that leaves nothing of it running. It only answers; whether the answers are right is found out here, where
-none of its code runs."""
+none of its code runs.
+"""
 
 import argparse
 import json

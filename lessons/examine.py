@@ -1,7 +1,8 @@
 """The four steps of a check: `examine("rope", {target: part})` yields a line for each.
 
 It runs the parts in this process. Only parts that are known to behave, such as the product's, should be examined so; for
-all others lessons/check.py has the answers come from another process, and only `judge` runs here."""
+all others lessons/check.py has the answers come from another process, and only `judge` runs here.
+"""
 
 import functools
 import math
@@ -45,7 +46,8 @@ def examine(key: str, parts: dict[str, object], path="?", whole: bool = True) ->
 
 def judge(key: str, answers: Iterator, truth: Callable[[], list], whole: bool = True) -> Iterator[Line]:
     """The steps, from the `answers` (lessons/attempt.py), which may be anything, and `truth()`, what the whole model
-    gives on the product's own parts."""
+    gives on the product's own parts.
+    """
     cases, properties = TRIALS[key].cases(), TRIALS[key].properties()
     try:
         given = next(answers)

@@ -3,7 +3,8 @@
 Whoever starts the guard holds the other end of its stdin, which closes when that process ends, even if it is killed.
 Then, or when the command is over, the guard kills whatever the command has started and removes the folder, which is the
 command's folder for temporary files. On Linux it finds all of that, since it adopts what loses its parent; elsewhere
-what has left the command's process group may escape it."""
+what has left the command's process group may escape it.
+"""
 
 import ctypes
 import os

@@ -5,7 +5,8 @@ is copied.
     <function>}
 
 The merge loop of byte-pair encoding is the one exception: the product leaves it to a library, so it stands in
-lessons/bpe.py."""
+lessons/bpe.py.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ class OwnPart(BaseException):
 @contextmanager
 def hidden(key: str) -> Iterator[None]:
     """Without the solution, its twins and helpers and the definitions: to call one, under whatever name, raises an
-    OwnPart."""
+    OwnPart.
+    """
     names = {*targets_of(FILES[key]), *HELPERS.get(key, ()), "lessons.trials.base.Case.truth"}
     names |= {twin for target in names for twin in COMPANIONS.get(target, ())}
     definitions = ModuleType(specs.__name__)

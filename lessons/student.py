@@ -3,7 +3,8 @@ stdout, one JSON a line; what the file prints goes to stderr. Without a FILE it 
 with the whole model alone.
 
 The file may do anything to this process, so nothing that comes out of it is more than an answer: lessons/check.py, in
-another process, finds out whether it is right."""
+another process, finds out whether it is right.
+"""
 
 import json
 import os

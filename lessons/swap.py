@@ -6,7 +6,8 @@
 
 The product looks its functions up when it calls them, so it is enough to put the new object under every name that the
 old one has: in its own module or class, and in each module that copied it with `from ... import ...`. A class is
-replaced before the model is built; its `forward` is counted."""
+replaced before the model is built; its `forward` is counted.
+"""
 
 import ast
 import functools
@@ -98,7 +99,8 @@ def put(target: str, new, undo: ExitStack) -> None:
 
 def _exchange(old, new, holder, name: str) -> None:
     """The target's name, and every module-level name of `old` in the product and in a running command, becomes a name
-    of `new`."""
+    of `new`.
+    """
     for module_name, module in list(sys.modules.items()):
         if module_name.split(".")[0] in ("minillava", "__main__", "chat", "train"):
             for copy, value in list(vars(module).items()):

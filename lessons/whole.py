@@ -1,7 +1,8 @@
 """Step 4 of a check: the whole model on the student's part.
 
 The part takes the product's place in weights/tiny, or in a few steps of training, and what comes out is compared with
-what comes out without it. Then the model is asked about lessons/images/cat.png, whether the part is right or wrong."""
+what comes out without it. Then the model is asked about lessons/images/cat.png, whether the part is right or wrong.
+"""
 
 import functools
 import json

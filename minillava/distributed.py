@@ -121,7 +121,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def agree(make: Callable[[], T]) -> T:
-    """What `make()` gives. A UserError in one process is one in all, lest they wait for it in vain; the first that has
+    """What `make()` gives. A UserError in one process is one in all, so that none waits for it; the first that has
     it says it.
     """
     made, error = None, ""
@@ -147,7 +147,8 @@ def shard_parameters(
     `root` and `layers` gather the others' whenever they are called.
 
     The parameters may lie in files that are mapped: then a process reads its own rows alone. Those of `layers` travel
-    in the type of the matrix products, what belongs to none of them as it is."""
+    in the type of the matrix products, what belongs to none of them as it is.
+    """
     if world_size() == 1:
         for name, parameter in root.named_parameters():
             parameter.data = parameter.data.to(device, types[name])

@@ -3,7 +3,8 @@
 LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685), section 4.1; LLaVA-1.5's own recipe has r 128,
 alpha 256, dropout 0.05, on every linear layer of the decoder but the head. The change is (alpha / r) B A: A begins at
 random and B at zero, so training begins at the model as it was; afterwards the change can be added to W, and costs
-nothing."""
+nothing.
+"""
 
 import math
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ def merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tenso
 def add_lora(language_model: LanguageModel, r: int, alpha: float, dropout: float, seed: int) -> None:
     """Freeze the language model and give every linear layer of its decoder a change that learns.
 
-    The head and the embeddings stay as they are."""
+    The head and the embeddings stay as they are.
+    """
     language_model.requires_grad_(False)
     torch.manual_seed(seed)
     for layer in language_model.layers:

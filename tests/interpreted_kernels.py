@@ -2,7 +2,8 @@
 test_kernels.py runs.
 
 The interpreter's bfloat16 products are wrong, so float32 and float16 stand for all; the tests marked cuda take
-bfloat16."""
+bfloat16.
+"""
 
 import os
 from dataclasses import replace

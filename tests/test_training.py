@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train as command
-from minillava import training, weights
+from minillava import attention, training, weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError, run
 from minillava.inputs.conversation import IGNORE_INDEX, encode
@@ -111,21 +111,10 @@ def test_stage_2_trains_projector_and_language_model(stage1, tmp_path):
 
 
 def test_the_attention_is_that_of_the_device_that_trains(stage1, tmp_path, monkeypatch):
-    """Not that of the CPU, on which the numbers are before."""
-    seen = set()
-
-    def noted(model, batch):
-        seen.update((model.vision_tower.attention, model.language_model.attention))
-        return loss(model, batch)
-
-    begun = weights.load(stage1, "cpu", "float32", "sdpa")
-    monkeypatch.setattr(training, "starting_point", lambda *arguments, **options: begun)
-    monkeypatch.setattr(
-        weights, "find_attention", lambda name, device: "eager" if (name, device.type) == ("auto", "cpu") else "none"
-    )
-    monkeypatch.setattr(training, "loss", noted)
-    train(config(tmp_path, 2, weights=str(stage1), max_steps=1))
-    assert seen == {"eager"}
+    """Not that of the device on which the numbers are read: that is "cpu" here, and "cpu:0" trains."""
+    monkeypatch.setattr(weights, "find_attention", lambda _, device: "sdpa" if device.index is None else "eager")
+    monkeypatch.setattr(attention, "sdpa_attention", None)  # who calls it fails
+    train(config(tmp_path, 2, weights=str(stage1), max_steps=1, device="cpu:0"))
 
 
 def test_the_loss_falls_when_a_few_samples_are_repeated(stage1, tmp_path):
@@ -349,16 +338,15 @@ def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(stage1, parts, t
     start = {**(parts if stage == 1 else {"weights": str(stage1)}), "optimizer": optimizer}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config(whole, stage, **start))
-    from minillava.training import run as loop
-    from minillava.training.optimizers import learning_rate
+    calls = itertools.count()
 
-    def die(step: int, settings):
-        if step == 5:  # after the checkpoint of step 4, in the middle of things
+    def die(model, batch):
+        if next(calls) == 5:  # after the checkpoint of step 4, in the middle of things
             raise SystemExit("killed")
-        return learning_rate(step, settings)
+        return loss(model, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", die)
+        patch.setattr(training, "loss", die)
         with pytest.raises(SystemExit):
             train(config(broken, stage, **start))
     train(config(broken, stage, resume=True, **start))

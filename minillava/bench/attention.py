@@ -4,7 +4,8 @@ For each: milliseconds, TFLOP/s and their share of a large matrix product measur
 and their share of a large copy. A causal matrix counts half. A decoded token is so short that Python takes longer to
 start its kernels than a GPU to run them, so it is measured on a GPU as the product runs it, recorded in a CUDA graph,
 and called from Python beside that; and each call reads keys and values of its own, which no cache holds. On a CPU the
-Triton kernels do not run, and the shapes are one picture and one prompt."""
+Triton kernels do not run, and the shapes are one picture and one prompt.
+"""
 
 import argparse
 from collections.abc import Callable

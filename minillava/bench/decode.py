@@ -4,7 +4,8 @@ The weights are random, of the shapes of --like, and lie in a folder that is gon
 and 63 other tokens. Every token reads all weights of the language model and the filled part of the cache, so it cannot
 take less than these bytes over the memory's bandwidth, which is measured in the same run: the limit. A token's time is
 the median from one choice of an id to the next, so that what is done once an answer (the prompt, and on CUDA the
-recording of the graph) is no part of it."""
+recording of the graph) is no part of it.
+"""
 
 import argparse
 import gc

@@ -3,7 +3,8 @@ try, the fastest first, and at the end the lines for kernels/tiles.py.
 
 A tile is (queries, keys, warps, stages). The forward and the decoding kernel are timed by themselves; the two backward
 kernels together, the one with the tile under test beside the best one of the other so far. `python -m
-minillava.kernels.report` then says whether a tile fits other cards and spills."""
+minillava.kernels.report` then says whether a tile fits other cards and spills.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -6,7 +6,8 @@ MFU, the model FLOPs utilization of PaLM (arXiv 2204.02311, appendix B), is the 
 measured in the same run, that the training reaches with the products it needs. transformers gets them as its
 collator gives them, in random order and padded; minillava batches them as `train.py` does. Texts and pictures are ready
 as tensors on both sides: this is about the model's steps. Each side is a process of its own, so that its memory can be
-told, and they take turns, so that a busy machine is busy for both."""
+told, and they take turns, so that a busy machine is busy for both.
+"""
 
 import argparse
 import importlib
@@ -54,7 +55,8 @@ def like_llava(stage: int, count: int, rng: np.random.Generator) -> list[tuple[s
 
     Stage 1: captions. Stage 2: conversation, detail and reasoning in the proportions of LLaVA-Instruct-158K (58 : 23 :
     77), and 6% text alone, as in LLaVA-1.5's mix. The lengths are made up (normal, and log-normal for text alone up to
-    the context): a shape, not a measurement."""
+    the context): a shape, not a measurement.
+    """
 
     def about(mean: float, deviation: float, low: int, high: int) -> int:
         return int(np.clip(rng.normal(mean, deviation), low, high))
@@ -223,7 +225,8 @@ def model_flops(config: LlavaConfig, stage: int, samples: list[Sample], cached: 
     half, the head where it is asked.
 
     A trained matrix costs three products a token (forward, its input's gradient, its own), a frozen one that a gradient
-    passes through two, the tower one. In stage 1 the gradient passes through the language model to the projector."""
+    passes through two, the tower one. In stage 1 the gradient passes through the language model to the projector.
+    """
     vision, text = config.vision_config, config.text_config
     blocks = vision.num_hidden_layers - 1  # layer -2
     patches, C = vision.num_patches + 1, vision.hidden_size
@@ -308,7 +311,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
                 results[name].append(connection.recv())
     except (EOFError, ConnectionError):
         raise UserError(
-            "a side's process ended early, perhaps for want of memory: try a smaller --batch-size"
+            "a side's process ended early, perhaps because memory is short: try a smaller --batch-size"
         ) from None
     for process, connection in sides.values():
         connection.send("end")

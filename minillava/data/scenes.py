@@ -5,7 +5,8 @@ A scene is a background (one named colour, one pattern) and 1 to 5 things. `samp
 beside this one; `python -m minillava.data` writes scenes to files.
 
 Coordinates are pixels of the scene, x to the right and y down; a box is (x1, y1, x2, y2), the right and lower edges
-excluded."""
+excluded.
+"""
 
 from __future__ import annotations
 
@@ -317,7 +318,8 @@ def sample_scene(seed: int, split: str = "train", size: int = SIZE, max_objects:
     """The scene that (seed, split, max_objects) determine, at `size` px; the splits' seeds never meet.
 
     split: "train" and "val" never hold a pair of HELD_OUT_PAIRS, every "pairs" scene holds exactly one and 2 to 4
-    objects. Raises ValueError for an unknown split or fewer than 1 (pairs: 2) or more than 5 objects."""
+    objects. Raises ValueError for an unknown split or fewer than 1 (pairs: 2) or more than 5 objects.
+    """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; choose from {', '.join(SPLITS)}.")
     fewest = 2 if split == "pairs" else 1

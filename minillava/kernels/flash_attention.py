@@ -24,7 +24,8 @@ over the keys, for dQ. Each number is so summed by one program in one order: the
 repeated run gives the same bits.
 
 Exponentials are powers of two, since the hardware has exp2 and no exp: log2(e) is multiplied into the scale, and m and
-LSE are in base 2."""
+LSE are in base 2.
+"""
 
 import math
 
@@ -91,7 +92,8 @@ def key_ranges(
     block, first, T, S, CAUSAL: tl.constexpr, HAS_START: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr
 ):
     """(low, full, high): keys before `low` and from `high` on are seen by no query of the tile, those from `low` to
-    `full` by all of them. Only the tiles between `full` and `high` need a mask, and on long sequences those are few."""
+    `full` by all of them. Only the tiles between `full` and `high` need a mask, and on long sequences those are few.
+    """
     low, full, high = 0, S // BLOCK_S * BLOCK_S, S
     if CAUSAL:
         full = (block * BLOCK_T + S - T + 1) // BLOCK_S * BLOCK_S
@@ -367,7 +369,8 @@ def flash_attention(q, k, v, *, causal: bool, start=None):
     dtype.
 
     start (B,) or (B, T) int64: the first visible key of each row or each query. A query without a visible key gives
-    zeros. Raises ValueError for a head that is too wide: more than 256, or 128 in float32."""
+    zeros. Raises ValueError for a head that is too wide: more than 256, or 128 in float32.
+    """
     if start is not None and start.ndim == 1:
         start = start[:, None].expand(-1, q.shape[2])  # (B, T), of stride 0
     if not torch.is_grad_enabled():

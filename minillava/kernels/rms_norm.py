@@ -11,7 +11,8 @@ here, one row.
 
 Backward, with r = 1 / sqrt(mean(h^2) + eps), n = r h and g = dy * weight:
 
-    dh = r (g - n mean(g n)) + what reaches h itself      dx = ddelta = dh      dweight = sum over the rows of dy * n"""
+    dh = r (g - n mean(g n)) + what reaches h itself      dx = ddelta = dh      dweight = sum over the rows of dy * n
+"""
 
 import torch
 import triton

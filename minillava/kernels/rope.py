@@ -5,7 +5,8 @@ RoFormer (arXiv 2104.09864). q (B, T, H, D), k and v (B, T, K, D) as the project
 memory. Here one program takes one token: it turns all its heads, and writes k and v to their places in the cache at
 once. With the halves of a head exchanged and the first one's sign changed (the "other" numbers),
 
-    y = x * cos + other(x) * sin        and backward        dx = dy * cos - other(dy * sin)"""
+    y = x * cos + other(x) * sin        and backward        dx = dy * cos - other(dy * sin)
+"""
 
 import torch
 import triton
@@ -72,7 +73,8 @@ def rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor)
 
 def rope_into_cache(q, k, v, cos, sin, keys, values) -> torch.Tensor:
     """q turned. k is turned into `keys`, and v copied into `values`: (B, K, T, D), the cache's positions of these tokens,
-    of the same strides and with the numbers of a head beside each other. Without gradients."""
+    of the same strides and with the numbers of a head beside each other. Without gradients.
+    """
     return launch(q, k, v, cos, sin, keys.transpose(1, 2), values.transpose(1, 2))[0]
 
 

@@ -5,7 +5,8 @@ GLU Variants Improve Transformer (arXiv 2002.05202). gate and up, of one shape -
 
     dgate = dout * up * s * (1 + gate * (1 - s))        dup = dout * gate * s
 
-which needs gate and up alone, where PyTorch keeps silu(gate), too."""
+which needs gate and up alone, where PyTorch keeps silu(gate), too.
+"""
 
 import torch
 import triton

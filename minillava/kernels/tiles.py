@@ -5,7 +5,8 @@ A larger tile reads less memory for the same arithmetic, but its sums live in re
 spills to slow memory), and what is loaded ahead lives in shared memory (163 KB a program on an A100, 99 KB on an RTX
 4090, 227 KB on an H100). `python -m minillava.kernels.report` shows both for each line of the table; no line spills in its
 loop. HOPPER was then chosen by time, on an H200 (README.md); the others have not been timed yet:
-`python -m minillava.bench tiles` does it on whichever card it finds."""
+`python -m minillava.bench tiles` does it on whichever card it finds.
+"""
 
 import functools
 

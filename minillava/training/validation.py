@@ -7,6 +7,7 @@ from the seed and its name alone, so it stays what it is when records are added,
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -49,7 +50,8 @@ def is_held_out(record: dict, share: float, seed: int) -> bool:
     """Whether a record is for validation: its hash is a number from 0 to 1, the same for all records of a picture."""
     name = picture_name(record)
     if name is not None:
-        key = ["picture", os.path.normpath(name)]  # a.png and ./a.png are one picture
+        name = unicodedata.normalize("NFC", name).replace("\\", "/")
+        key = ["picture", os.path.normpath(name)]  # however its name is written
     elif record.get("id") not in (None, ""):
         key = ["id", str(record["id"])]
     else:

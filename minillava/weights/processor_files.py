@@ -1,5 +1,6 @@
 """A processor's files, in transformers' format: `AutoProcessor.from_pretrained` reads what `save_processor` writes, and
-`load_processor` reads what transformers writes, and the original LLaVA's folders."""
+`load_processor` reads what transformers writes, and the original LLaVA's folders.
+"""
 
 import json
 import re
@@ -22,7 +23,8 @@ def load_processor(folder: str | Path, config: LlavaConfig, template: str | Temp
 
     The template is the one asked for, or the folder's `conversation_template`, or the one that its chat template is
     found to be, or "llava_hf". The original LLaVA's folders have none of these files: they mean "v1", and
-    `image_aspect_ratio` of their config.json says whether to pad."""
+    `image_aspect_ratio` of their config.json says whether to pad.
+    """
     folder = Path(folder)
     outer, inner, original = (
         read_json(folder / name) if (folder / name).exists() else {}
@@ -32,9 +34,7 @@ def load_processor(folder: str | Path, config: LlavaConfig, template: str | Temp
     pictures = {**(nested if isinstance(nested, dict) else {}), **inner}
     shape = original.get("image_aspect_ratio")
     if shape not in (None, "square", "pad", "anyres"):
-        raise UserError(
-            f"config.json says image_aspect_ratio = {shape!r}, but only square, pad and anyres can be followed."
-        )
+        raise UserError(f"config.json: image_aspect_ratio {shape!r} is not supported, only square, pad and anyres.")
     _check_anyres(pictures, config)
     settings = read_image_settings(pictures, config.vision_config.image_size, shape == "pad")
     default = "llava_hf" if outer or inner else "v1"
@@ -49,7 +49,7 @@ def _check_anyres(pictures: dict, config: LlavaConfig) -> None:
         return
     if sizes is not None and sizes != [list(size) for size in config.image_grid_pinpoints]:
         raise UserError(
-            "preprocessor_config.json and config.json differ in image_grid_pinpoints: the pictures would not fit the model."
+            "preprocessor_config.json and config.json differ in image_grid_pinpoints: pictures would not fit."
         )
     if resample != BICUBIC:
         tiles = f"LLaVA-NeXT's tiles are bicubic ({BICUBIC}) here"
