@@ -49,12 +49,14 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget the turns. The cache may stay: the picture, and whatever a next prompt has in common with it, is not
-        run again."""
+        run again.
+        """
         self.turns: list[tuple[str, str]] = []
 
     def ask(self, question: str) -> Iterator[str]:
         """Yield the answer's text. Stopped early, what was said so far becomes the turn; if that is nothing, the
-        question is withdrawn."""
+        question is withdrawn.
+        """
         ids, said, answer = self._prompt(question), [], ""
         self.cache.truncate(common_prefix(self.cached, ids))
         try:
@@ -105,7 +107,8 @@ def show(pieces: Iterable[str]) -> None:
 def converse(conversation: Conversation) -> int:
     """Questions from the terminal or a pipe, until it ends; the exit status.
 
-    A mistake costs one line, not the conversation."""
+    A mistake costs one line, not the conversation.
+    """
     terminal, status = sys.stdin.isatty(), 0
     if terminal:
         use_readline()
@@ -220,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     from lessons.swap import student_parts
 
     with student_parts(flags.parts):
-        talk(flags)
+        return talk(flags)
 
 
 def talk(flags) -> int:

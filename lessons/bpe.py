@@ -2,7 +2,8 @@
 runs on it.
 
 The library still cuts the text into words ("▁cat") and turns unknown characters into bytes; `merge_pieces` makes tokens
-of each word. Source: Neural Machine Translation of Rare Words with Subword Units (arXiv 1508.07909), section 3.2."""
+of each word. Source: Neural Machine Translation of Rare Words with Subword Units (arXiv 1508.07909), section 3.2.
+"""
 
 from itertools import groupby, pairwise
 

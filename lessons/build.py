@@ -10,7 +10,8 @@ After the title (the first cell, markdown) the build puts two cells that are the
 installs in Colab and goes to the repository's root, and the one that draws what is built so far. A source contains
 neither. It says `from lessons import plots` for itself. A notebook is written only if no cell raises, and it stays
 under MAX_KB and MAX_SECONDS. Building twice gives the same bytes wherever the results are the same: what changes from
-run to run (cell ids, times, the machine's Python) is taken out."""
+run to run (cell ids, times, the machine's Python) is taken out.
+"""
 
 import argparse
 import resource

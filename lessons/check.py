@@ -1,37 +1,42 @@
-"""Check an exercise: `python -m lessons.check rope`, or `check("rope")` in a notebook.
+"""Check an exercise: `python -m lessons.check rope` (or `all`), or `check("rope")` in a notebook.
 
 Four steps, a line each: it runs and has the right shape; it equals the definition in lessons/specs.py, or the known
 mistake is named; its properties hold; the whole model runs on it. The last is tried even where an earlier one failed,
 to hear what the model says with such a part.
 
-A student's file may do anything, so it runs in a process of its own, with a time limit and a limit on what it prints.
-However it ends, nothing of it is left running."""
+A student's file may do anything, so it runs in a process of its own, with a time limit and a limit on what it prints,
+and a guard that leaves nothing of it running. It only answers; whether the answers are right is found out here, where
+none of its code runs.
+"""
 
 import argparse
 import json
+import math
 import os
-import selectors
+import queue
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from lessons.attempt import Stopped, decoded
+from lessons.examine import UNREADABLE, judge
+from lessons.solutions import FILES
 from minillava.arguments import Parser
-from minillava.errors import UserError, run
+from minillava.errors import UserError, run, shown
 
 ROOT = Path(__file__).resolve().parent.parent
-EXERCISES = ROOT / "lessons" / "exercises"
 SECONDS = 120  # that a check may take; one takes about 10, and much longer on a busy machine
 START = 300  # that Python and PyTorch may take to start, before the student's file is read
+LONGEST = 1 << 28  # bytes of an answer
 PRINTED = 100_000  # bytes that a student's file may print
-SHOWN = 1_000  # characters of them that are shown
-MARK = "MINILLAVA_CHECK"  # an environment variable that all processes of a check inherit
-# {"rope": .../e05_rope.py}
-FILES = {file.stem.partition("_")[2]: file for file in sorted(EXERCISES.glob("e[0-9][0-9]_*.py"))}
+SHOWN = 1_000  # characters of them, and of a line, that are shown
+STUDENT = [sys.executable, "-u", "-m", "lessons.student"]
 
 
 def check(key: str, file: str | Path | None = None, seconds: float = SECONDS) -> None:
@@ -46,190 +51,121 @@ def report(key: str, file: str | Path | None = None, seconds: float = SECONDS) -
     """Print the steps as they come; True if all are right."""
     if key not in FILES:
         raise UserError(f"there is no exercise {key!r}; there are {', '.join(FILES)}")
-    path = Path(file) if file else FILES[key]
-    print(f"{key} ({path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path})", flush=True)
-    right = True
-    for line in examine_file(key, path, seconds):
-        right = right and line["ok"]
-        if line["text"]:
-            print(line["text"], flush=True)
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--seconds must be a finite number above 0, not {seconds}")
+    path, right = Path(file or FILES[key]).resolve(), True
+    print(shown(f"{key} ({path.relative_to(ROOT) if path.is_relative_to(ROOT) else file})"), flush=True)
+    with Guarded([*STUDENT, key, str(path)], seconds) as student, Guarded([*STUDENT, key], START) as product:
+        for line in judge(key, student.answers(), lambda: next(product.answers())):
+            right = right and line.ok
+            print(shown(line.text[:SHOWN]), flush=True)
+        if said := student.said():
+            print(shown(f"  (your file printed: {said})"), flush=True)
     return right
 
 
-# ------------------------------------------------------------ the guarded process
-def examine_file(key: str, path: Path, seconds: float = SECONDS) -> Iterator[dict]:
-    """The lines of the check, {"ok", "text"}, from a process that is ended with all that it started.
+class Guarded:
+    """A command that answers with JSON lines on stdout, of which nothing is left once it is closed: see guard.py."""
 
-    The time counts once PyTorch is imported.
-    """
-    mark = uuid.uuid4().hex
-    receive, send = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "lessons.check",
-        key,
-        "--file",
-        str(Path(path).resolve()),
-        "--report-to",
-        str(send),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, MARK: mark, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=[send],
-        start_new_session=True,
-    )
-    os.close(send)
-    printed, finished, ended = bytearray(), False, None
+    def __init__(self, command: list[str], seconds: float):
+        self.seconds, self.printed, self.arrived = seconds, bytearray(), queue.Queue(maxsize=9)
+        self.folder = tempfile.TemporaryDirectory(prefix="minillava-check-", ignore_cleanup_errors=True)
+        guard = [sys.executable, "-I", str(ROOT / "lessons" / "guard.py"), self.folder.name]
+        self.process = subprocess.Popen(
+            [*guard, *command],
+            cwd=ROOT,
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.reader = threading.Thread(target=self._read_prints, daemon=True)
+        self.reader.start()
+        threading.Thread(target=self._read_answers, daemon=True).start()
+
+    def __enter__(self) -> "Guarded":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:  # the file has stopped its guard, and ends with it
+            self.process.kill()
+            self.process.wait()
+        self.folder.cleanup()
+
+    def _read_answers(self) -> None:
+        for line in iter(lambda: self.process.stdout.readline(LONGEST), b""):
+            self.arrived.put(line)
+
+    def _read_prints(self) -> None:
+        while len(self.printed) <= PRINTED and (data := self.process.stderr.read1(65536)):
+            self.printed += data
+        if len(self.printed) > PRINTED:
+            why = f"It printed more than {PRINTED:,} characters and was stopped: is there a print in a loop?"
+            self.arrived.put(json.dumps({"stopped": why}))
+
+    def answers(self) -> Iterator:
+        """What it answers, as it comes; Stopped, with the reason, where nothing more comes.
+
+        The time counts from its first line, "ready", when PyTorch is imported.
+        """
+        self._next(time.monotonic() + START)
+        deadline = time.monotonic() + self.seconds
+        while True:
+            yield self._next(deadline)
+
+    def _next(self, deadline: float):
+        """The next answer."""
+        while True:
+            ended, late = self.process.poll() is not None, time.monotonic() > deadline
+            with suppress(queue.Empty):
+                return read(self.arrived.get(timeout=0.2))
+            if ended:
+                raise Stopped(self._cause())
+            if late:
+                raise Stopped("It did not come to an end in time: is there a loop that never stops?")
+
+    def _cause(self) -> str:
+        """Why it ended before all was answered."""
+        status, said = self.process.returncode, self.said()
+        self.printed.clear()
+        cause = f"It ended the whole program (exit status {status}): does it call exit?"
+        names = {128 + each: each.name for each in signal.Signals}  # as guard.py tells them
+        if status in names:
+            cause = f"It crashed Python itself ({names[status]})."
+        if status in (-9, 128 + 9):
+            cause = "It was killed: perhaps it asked for more memory than there is."
+        return f"{cause} Its last words: {said[-300:]}" if said else cause
+
+    def said(self) -> str:
+        """What it printed, on one line."""
+        self.reader.join(2)  # which ends with the process
+        text = self.printed.decode("utf-8", "replace").strip()
+        return " | ".join((text if len(text) <= SHOWN else text[:SHOWN] + " ...").splitlines())
+
+
+def read(line: bytes | str):
+    """The answer that a line holds, which may be anything."""
     try:
-        for line in _lines(process, receive, printed, seconds):
-            if isinstance(line, str):
-                ended = line
-            else:
-                finished = finished or line.pop("last", False)
-                yield line
-    finally:
-        _end(process, mark)
-        os.close(receive)
-        process.stdout.close()
-    said = printed.decode("utf-8", "replace").strip()
-    if not finished:
-        words = f" Its last words: {_short(said[-300:])}" if said and not ended else ""
-        yield {"ok": False, "text": f"  {ended or _cause(process.returncode)}{words}"}
-    elif said:
-        yield {"ok": True, "text": "  (your file printed: " + _short(said) + ")"}
-
-
-def _short(text: str) -> str:
-    text = text if len(text) <= SHOWN else text[:SHOWN] + " ..."
-    return " | ".join(text.splitlines())
-
-
-def _lines(process: subprocess.Popen, receive: int, printed: bytearray, seconds: float) -> Iterator[dict | str]:
-    """What the process reports, as it comes; a str says why it was cut short."""
-    held, deadline = b"", time.monotonic() + START
-    with selectors.DefaultSelector() as selector:
-        selector.register(receive, selectors.EVENT_READ)
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.get_map():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                yield "It did not come to an end in time: is there a loop that never stops?"
-                return
-            for ready, _ in selector.select(min(left, 0.2)):
-                data = os.read(ready.fd, 65536)
-                if not data:
-                    selector.unregister(ready.fileobj)
-                    if ready.fd == receive:  # the check itself is over; what it left running is not waited for
-                        with suppress(subprocess.TimeoutExpired):
-                            process.wait(max(0.0, min(2.0, deadline - time.monotonic())))
-                        return
-                elif ready.fd == receive:
-                    *lines, held = (held + data).split(b"\n")
-                    for line in map(json.loads, lines):
-                        if "ready" in line:
-                            deadline = time.monotonic() + seconds
-                        else:
-                            yield line
-                    if lines and json.loads(lines[-1]).get("last"):
-                        return
-                else:
-                    printed += data
-                    if len(printed) > PRINTED:
-                        yield f"It printed more than {PRINTED:,} characters and was stopped: is there a print in a loop?"
-                        return
-            if process.poll() is not None and not selector.select(0):
-                return
-
-
-def _cause(status: int | None) -> str:
-    """Why a process ended before the check was over."""
-    if status is not None and status < 0 and status != -signal.SIGKILL:
-        return f"It crashed Python itself ({signal.Signals(-status).name})."
-    if status == -signal.SIGKILL:
-        return "It was killed: perhaps it asked for more memory than there is."
-    return f"It ended the whole program (exit status {status}): does it call exit?"
-
-
-def _end(process: subprocess.Popen, mark: str) -> None:
-    """End the process, its group, and whatever left the group but bears the mark in its environment (Linux)."""
-    killed, deadline = set(), time.monotonic() + 10  # a killed process takes a while to go where the machine is busy
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for pid in _marked(mark):
-            killed.add(pid)
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        if process.poll() is not None and not any(map(_runs, killed)):
-            break
-        time.sleep(0.02)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-
-
-def _marked(mark: str) -> Iterator[int]:
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if _runs(int(folder.name)) and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
-                yield int(folder.name)
-
-
-def _runs(pid: int) -> bool:
-    """Is there such a process, and is it more than a zombie?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-# ------------------------------------------------------------ inside of it
-def _child(key: str, path: str, report_to: int) -> None:
-    """Examine the file in this process and report each line as JSON."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (16 << 30, resource.RLIM_INFINITY))
-    out = os.fdopen(report_to, "w", buffering=1)
-
-    own = os.getpid()
-
-    def tell(ok: bool, text: str, last: bool = False) -> None:
-        if os.getpid() != own:  # the file has forked, and this is the copy
-            os._exit(0)
-        out.write(json.dumps({"ok": ok, "text": text, "last": last}) + "\n")
-
-    from lessons.examine import examine
-    from lessons.swap import load_file, parts_of, targets_of
-
-    out.write('{"ready": true}\n')
-    try:
-        module = load_file(path)
-        parts = parts_of(module, targets_of(FILES[key]))
-    except UserError as error:
-        return tell(False, f"  {error}", last=True)
-    for line in examine(key, parts, path):
-        tell(line.ok, line.text)
-    tell(True, "", last=True)
+        answer = decoded(json.loads(line))
+    except Exception:
+        answer = Stopped(UNREADABLE)
+    if isinstance(answer, Stopped):
+        raise answer
+    return answer
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("key", help=", ".join(FILES))
+    parser.add_argument("key", help=f"all, or one of {', '.join(FILES)}")
     parser.add_argument("--file", help="another file than the exercise's own")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"time limit (default {SECONDS})")
-    parser.add_argument("--report-to", type=int, help=argparse.SUPPRESS)
     flags = parser.parse_args(argv)
-    if flags.report_to is not None:
-        _child(flags.key, flags.file, flags.report_to)
-        return 0
-    return 0 if report(flags.key, flags.file, flags.seconds) else 1
+    keys = FILES if flags.key == "all" and not flags.file else [flags.key]
+    return 0 if all([report(key, flags.file, flags.seconds) for key in keys]) else 1
 
 
 if __name__ == "__main__":

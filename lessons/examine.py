@@ -1,34 +1,32 @@
-"""The four steps of a check, in this process: `examine("rope", {target: part})` yields a line for each.
+"""The four steps of a check: `examine("rope", {target: part})` yields a line for each.
 
-lessons/check.py runs this in a process of its own. Only parts that are known to behave, such as the product's, should
-be examined directly."""
+It runs the parts in this process. Only parts that are known to behave, such as the product's, should be examined so; for
+all others lessons/check.py has the answers come from another process, and only `judge` runs here.
+"""
 
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import StringIO
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from lessons.attempt import Other, Stopped, answers, namespace, outcome, settled
 from lessons.mistakes import MISTAKES
 from lessons.solutions import solution
-from lessons.swap import describe, short
 from lessons.trials import TRIALS
-from lessons.trials.base import Case, Raises, WrongWeights
+from lessons.trials.base import Case, Raises
+from lessons.whole import product, verdict
 
 STEPS = ("runs, and has the shape", "equals the definition", "its properties hold", "the whole model runs on it")
+NOT_TRIED = "not tried, since hypothesis is not installed (pip install hypothesis)"
+UNREADABLE = "What came from your file's process is no answer: does the file write where only the check should?"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A step's result; `sentence` is what was found, `text` the line as it is printed. Step 0: there is nothing to
-    check yet.
-    """
+    """A step's result; `sentence` is what was found, `text` the line as it is printed. Step 0: the check ends here."""
 
     step: int
     ok: bool
@@ -41,119 +39,93 @@ class Line:
         return f"{self.step} {STEPS[self.step - 1] + ' ':.<28} {'yes' if self.ok else 'no'}{': ' * bool(self.sentence)}{self.sentence}"
 
 
-class Unfinished(Exception):
-    """The exercise is not written yet; the text is the stub's sentence."""
-
-
-def examine(key: str, parts: dict[str, object], path: str | Path = "", whole: bool = True) -> Iterator[Line]:
+def examine(key: str, parts: dict[str, object], path="?", whole: bool = True) -> Iterator[Line]:
     """The steps of one exercise; without `whole`, the first three."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
-    trial, names = TRIALS[key], namespace(parts)
-    cases = trial.cases()
+    return judge(key, answers(key, parts, path), lambda: product(key), whole)
+
+
+def judge(key: str, answers: Iterator, truth: Callable[[], list], whole: bool = True) -> Iterator[Line]:
+    """The steps, from the `answers` (lessons/attempt.py), which may be anything, and `truth()`, what the whole model
+    gives on the product's own parts.
+    """
+    cases, properties = TRIALS[key].cases(), TRIALS[key].properties()
     try:
-        right, sentence = first_step(key, cases, names, path)
-        yield Line(1, right, sentence)
-        if right:
-            right, sentence = second_step(key, cases, names, path)
-            yield Line(2, right, sentence)
-        if right:
-            right, sentence = third_step(trial.properties(), names, path)
-            yield Line(3, right, sentence)
-    except Unfinished as unfinished:
-        yield Line(0, False, f"Not written yet: {unfinished}. Until then everything here runs on the product's own.")
-        return
-    if whole:
-        from lessons.whole import whole_model
+        given = next(answers)
+        expect(isinstance(given, list) and len(given) == len(cases))
+        wrong = difference(key, given, lambda value, case: compare_shapes(value, truth_of(case)), first=2)
+        yield Line(1, not wrong, wrong)
+        if not wrong:
+            wrong = difference(key, given, lambda value, case: compare(value, truth_of(case), case.tolerance))
+            yield Line(2, not wrong, wrong or f"on {len(cases)} cases")
+        broken = next(answers)
+        expect(broken is None or isinstance(broken, str))
+        if not wrong:
+            wrong, tried = broken or "", broken is not None
+            held = "; ".join(each.sentence for each in properties) if tried else NOT_TRIED
+            yield Line(3, not wrong, wrong or held)
+        if whole:
+            given, due = next(answers), truth()
+            expect(isinstance(given, str) or alike_run(given, due))
+            yield Line(4, *verdict(key, given, due, not wrong))
+    except Stopped as reason:
+        yield Line(0, False, str(reason))
 
-        yield Line(4, *whole_model(key, parts, path, right))
+
+def expect(fits: bool) -> None:
+    if not fits:
+        raise Stopped(UNREADABLE)
 
 
-def namespace(parts: dict[str, object]) -> SimpleNamespace:
-    """The parts by the names that a case calls them by."""
-    return SimpleNamespace(**{short(target): part for target, part in parts.items()})
+def alike_run(given, due: list) -> bool:
+    """Whether an answer has the form of what a whole model gives."""
+    match given:
+        case [Tensor() as values, list(calls), str()]:
+            return values.dtype == due[0].dtype and len(calls) == len(due[1]) and all(type(n) is int for n in calls)
+    return False
 
 
 # ------------------------------------------------------------ steps 1 and 2
-def first_step(key: str, cases: list[Case], names, path) -> tuple[bool, str]:
-    """Every function on its first case: does it run, and give the types and shapes of the definition?"""
-    for case in cases[:2]:
-        given = outcome(case, names, path)
-        if isinstance(given, Raises) and not isinstance(truth_of(case), Raises):
-            return False, known_mistake(key, cases, names, path) or f"on {case.name} it raises {given.text}"
-        if (wrong := compare_shapes(given, truth_of(case))) is not None:
-            return False, known_mistake(key, cases, names, path) or f"on {case.name} {wrong}"
-    return True, ""
-
-
-def second_step(key: str, cases: list[Case], names, path) -> tuple[bool, str]:
-    for case in cases:
-        given, truth = outcome(case, names, path), truth_of(case)
-        wrong = compare(given, truth, case.tolerance)
-        if wrong is not None:
-            return False, known_mistake(key, cases, names, path) or f"on {case.name} {wrong}"
-    return True, f"on {len(cases)} cases"
-
-
-def outcome(case: Case, names, path):
-    """What the parts give on a case, or what they raise."""
-    try:
-        return settled(case.run(names))
-    except NotImplementedError as error:
-        raise Unfinished(str(error)) from None
-    except WrongWeights as error:
-        return Raises("WrongWeights", str(error))
-    except (Exception, SystemExit) as error:
-        return Raises(type(error).__name__, describe(error, path or "?"))
-
-
-def settled(value):
-    """A copy without a graph, so that what is changed later does not count."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, tuple | list):
-        return type(value)(settled(item) for item in value)
-    return value
+def difference(key: str, given: list, differ: Callable, first: int | None = None) -> str:
+    """What is wrong with the first case that differs, or the known mistake that it is; "" if none does."""
+    for case, value in zip(TRIALS[key].cases()[:first], given):
+        if (wrong := differ(value, case)) is not None:
+            return known_mistake(key, given) or f"on {case.name} {wrong}"
+    return ""
 
 
 def truth_of(case: Case):
     return settled(case.truth())
 
 
-def known_mistake(key: str, cases: list[Case], names, path) -> str | None:
+def known_mistake(key: str, given: list) -> str | None:
     """The sentence of the mistake that gives the same on every case."""
-    given = [outcome(case, names, path) for case in cases]
-    for mistake in MISTAKES[key]:
-        if all(alike(a, b, case.tolerance) for a, b, case in zip(given, mistaken(key, mistake), cases, strict=True)):
+    cases = TRIALS[key].cases()
+    for index, mistake in enumerate(MISTAKES[key]):
+        if all(alike(a, b, case.tolerance) for a, b, case in zip(given, mistaken(key, index), cases, strict=True)):
             return mistake.sentence
     return None
 
 
 @functools.cache
-def _mistaken(key: str, index: int) -> list:
-    mistake = MISTAKES[key][index]
-    names = SimpleNamespace(**{**vars(namespace(solution(key))), mistake.name: mistake.part})
-    return [outcome(case, names, "") for case in TRIALS[key].cases()]
-
-
-def mistaken(key: str, mistake) -> list:
+def mistaken(key: str, index: int) -> list:
     """What a known mistake gives on the cases."""
-    return _mistaken(key, MISTAKES[key].index(mistake))
+    mistake = MISTAKES[key][index]
+    names = namespace(solution(key))
+    setattr(names, mistake.name, mistake.part)
+    return [outcome(case, names) for case in TRIALS[key].cases()]
 
 
 def alike(a, b, tolerance: float) -> bool:
-    if isinstance(a, Raises) or isinstance(b, Raises):
-        return (
-            isinstance(a, Raises)
-            and isinstance(b, Raises)
-            and a.kind == b.kind
-            and (a.kind != "WrongWeights" or a.text == b.text)
-        )
-    return compare(a, b, tolerance) is None
+    if isinstance(a, Raises) and isinstance(b, Raises):
+        return a.kind == b.kind and (a.kind != "WrongWeights" or a.text == b.text)
+    return not isinstance(b, Raises) and compare(a, b, tolerance) is None
 
 
 # ------------------------------------------------------------ comparing
 def kind(value) -> str:
-    return "a tensor" if isinstance(value, Tensor) else "None" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        return "a tensor"
+    return "None" if value is None else f"a {value.kind if isinstance(value, Other) else type(value).__name__}"
 
 
 def compare_shapes(given, truth) -> str | None:
@@ -162,11 +134,7 @@ def compare_shapes(given, truth) -> str | None:
         return None if isinstance(given, Raises) and given.kind == truth.kind else "an error is due"
     if isinstance(given, Raises):
         return f"it raises {given.text}"
-    if (
-        isinstance(truth, bool | int | float)
-        and not isinstance(given, Tensor | str)
-        and isinstance(given, bool | int | float)
-    ):
+    if isinstance(truth, int | float) and isinstance(given, int | float):
         return None
     if isinstance(truth, tuple | list):
         if not isinstance(given, tuple | list):
@@ -181,12 +149,8 @@ def compare_shapes(given, truth) -> str | None:
             return f"it gives the shape {tuple(given.shape)} where {tuple(truth.shape)} is due"
         floats = given.dtype.is_floating_point, truth.dtype.is_floating_point
         if given.dtype != truth.dtype and not (floats == (True, True) and torch.float64 in (given.dtype, truth.dtype)):
-            return f"it gives {_dtype(given)} where {_dtype(truth)} is due"
+            return f"it gives {given.dtype} where {truth.dtype} is due".replace("torch.", "")
     return None
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def compare(given, truth, tolerance: float) -> str | None:
@@ -224,22 +188,3 @@ def _compare_tensors(given: Tensor, truth: Tensor, tolerance: float) -> str | No
     at = tuple(torch.nonzero(difference == difference.max())[0].tolist())
     place = f" at {list(at)}" if at else ""
     return f"it gives {float(a[at]):.5g}{place} where {float(b[at]):.5g} is due"
-
-
-# ------------------------------------------------------------ step 3
-def third_step(properties, names, path) -> tuple[bool, str]:
-    try:
-        import hypothesis  # noqa: F401
-    except ImportError:
-        return True, "not tried, since hypothesis is not installed (pip install hypothesis)"
-    for each in properties:
-        try:
-            with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-                each.holds(names)
-        except AssertionError:
-            return False, f"this does not hold: {each.sentence}"
-        except NotImplementedError as error:
-            raise Unfinished(str(error)) from None
-        except (Exception, SystemExit) as error:
-            return False, f"it raises {describe(error, path or '?')} while this is tried: {each.sentence}"
-    return True, "; ".join(each.sentence for each in properties)

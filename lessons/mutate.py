@@ -6,7 +6,8 @@
 
 A mutant is the solution's source with one operator, comparison, constant, axis or word (cos, sin, ...) changed. Those
 that the check lets pass are survivors; lessons/survivors.json says of each why (most compute the same, and are no
-mistake), and one without a reason is reported."""
+mistake), and one without a reason is reported.
+"""
 
 import argparse
 import ast
@@ -20,9 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lessons.check import FILES
 from lessons.examine import examine
-from lessons.solutions import solution
+from lessons.solutions import FILES, HELPERS, solution
 from lessons.swap import original, short
 from minillava.arguments import Parser
 from minillava.errors import UserError, run
@@ -79,17 +79,11 @@ WORDS |= {
 }
 
 
-HELPERS = {  # functions of the product that a solution calls, and that the student writes as part of the exercise
-    "loss": ("minillava.training.loss.supervised_logits",),
-    "sample": ("minillava.generation.keep_top_k", "minillava.generation.keep_top_p"),
-}
-
-
 @dataclass(frozen=True)
 class Mutant:
     key: str
     name: str  # of the function or class
-    change: str  # "line 3: x + y -> x - y"
+    change: str  # "return 2 * (x + y): x + y -> x - y", the line and what is changed in it
     source: str
 
 
@@ -102,16 +96,25 @@ def written(key: str) -> dict[str, object]:
 def mutants(key: str) -> Iterator[Mutant]:
     """Every mutant of an exercise's solution."""
     for target, part in written(key).items():
-        source = textwrap.dedent(inspect.getsource(part))
-        tree = ast.parse(source)
-        seen = {ast.unparse(tree)}
+        source = plain(inspect.getsource(part))
+        tree, seen = ast.parse(source), {source}
+        lines = [text.strip(" :") for text in source.splitlines()]
         for path, replacement, line, before, after in _changes(tree):
             changed = copy.deepcopy(tree)
             _put(changed, path, replacement)
             text = ast.unparse(ast.fix_missing_locations(changed))
             if text not in seen:
                 seen.add(text)
-                yield Mutant(key, short(target), f"line {line}: {before} -> {after}", text)
+                yield Mutant(key, short(target), f"{lines[line - 1]}: {before} -> {after}", text)
+
+
+def plain(source: str) -> str:
+    """The source as Python writes it, without docstrings: how it is laid out does not change a line."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.unparse(tree)
 
 
 def _changes(tree: ast.AST) -> Iterator[tuple]:

@@ -1,7 +1,8 @@
 """The exercises' definitions, written to be obviously right: one number at a time where that is possible, and slow.
 
 The check compares a student's part with these. A class is defined by a function of its weights, {name: tensor}, and of
-its input."""
+its input.
+"""
 
 import math
 

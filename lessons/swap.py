@@ -6,7 +6,8 @@
 
 The product looks its functions up when it calls them, so it is enough to put the new object under every name that the
 old one has: in its own module or class, and in each module that copied it with `from ... import ...`. A class is
-replaced before the model is built; its `forward` is counted."""
+replaced before the model is built; its `forward` is counted.
+"""
 
 import ast
 import functools
@@ -16,21 +17,25 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from minillava.errors import UserError
+from minillava.errors import UserError, in_words
 
-# What a part cannot reach by itself. sdpa and triton compute what eager_attention does, so the student's takes all
-# three places; the merge loop of the product's tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py
-# instead.
+# The product's twins of a part, which compute the same in another way, and what takes their places: mostly the part
+# itself. The merge loop of the product's tokenizer is a library's, so the tokenizer encodes by lessons/bpe.py instead.
 COMPANIONS = {
     "minillava.attention.eager_attention": {
         "minillava.attention.sdpa_attention": "minillava.attention.eager_attention",
         "minillava.attention.triton_attention": "minillava.attention.eager_attention",
     },
+    "minillava.training.loss.next_token_loss": {
+        "minillava.training.loss.chunked_loss": "minillava.training.loss.next_token_loss"
+    },
     "lessons.bpe.merge_pieces": {"minillava.inputs.tokenizer.Tokenizer.encode": "lessons.bpe.encode"},
 }
+# On a GPU a step of decoding is recorded, with a cache of its own, and replayed: no part would be called again.
+RECORDS = "minillava.decode_graph.can_be_recorded"
 
 
 # ------------------------------------------------------------ names
@@ -40,7 +45,7 @@ def find(target: str) -> tuple[object, str]:
     UserError if there is none.
     """
     *path, name = target.split(".")
-    for length in range(len(path), 0, -1):
+    for length in range(len(path), 0, -1) if path[:1] in (["minillava"], ["lessons"]) else ():
         try:
             holder = importlib.import_module(".".join(path[:length]))
         except ModuleNotFoundError:
@@ -68,43 +73,43 @@ def short(target: str) -> str:
 @contextmanager
 def replaced(parts: dict[str, object]) -> Iterator[Counter]:
     """Put each part in its target's place for as long as the block runs; yields how often each target was called."""
-    calls, undo = Counter(), []
-    try:
+    calls = Counter()
+    with ExitStack() as undo:
+        put(RECORDS, lambda cache: False, undo)
         for target, part in parts.items():
             part = _counted(part, target, calls, undo)
-            _put(target, part, undo)
-            for companion, source in COMPANIONS.get(target, {}).items():
-                _put(companion, part if source == target else original(source), undo)
+            put(target, part, undo)
+            for twin, source in COMPANIONS.get(target, {}).items():
+                # an object of its own, so that each name gets its own back
+                put(twin, functools.partial(part) if source == target else original(source), undo)
         yield calls
-    finally:
-        for restore in reversed(undo):
-            restore()
 
 
-def _put(target: str, new, undo: list) -> None:
-    """`new` under every name of the target's object; a way back is added to `undo`."""
+def put(target: str, new, undo: ExitStack) -> None:
+    """`new` under every name of the target's object, until `undo` is closed."""
     holder, name = find(target)
     old = getattr(holder, name)
     if isinstance(holder, type):
         setattr(holder, name, new)
-        undo.append(lambda: setattr(holder, name, old))
-        return
-    _exchange(old, new, [(holder, name)])
-    undo.append(lambda: _exchange(new, old, [(holder, name)]))
+        undo.callback(setattr, holder, name, old)
+    else:
+        _exchange(old, new, holder, name)
+        undo.callback(_exchange, new, old, holder, name)
 
 
-def _exchange(old, new, places: Iterable[tuple] = ()) -> None:
-    """Every module-level name of `old` in the product and in a running command becomes a name of `new`."""
+def _exchange(old, new, holder, name: str) -> None:
+    """The target's name, and every module-level name of `old` in the product and in a running command, becomes a name
+    of `new`.
+    """
     for module_name, module in list(sys.modules.items()):
         if module_name.split(".")[0] in ("minillava", "__main__", "chat", "train"):
-            for name, value in list(vars(module).items()):
-                if value is old and not name.startswith("__"):
-                    setattr(module, name, new)
-    for holder, name in places:
-        setattr(holder, name, new)
+            for copy, value in list(vars(module).items()):
+                if value is old and not copy.startswith("__"):
+                    setattr(module, copy, new)
+    setattr(holder, name, new)
 
 
-def _counted(part, target: str, calls: Counter, undo: list):
+def _counted(part, target: str, calls: Counter, undo: ExitStack):
     """The part, which counts its calls; of a class the calls of its `forward`."""
     calls[target] = 0
 
@@ -120,7 +125,7 @@ def _counted(part, target: str, calls: Counter, undo: list):
         return counting(part)
     own, forward = "forward" in vars(part), part.forward
     part.forward = counting(forward)
-    undo.append(lambda: setattr(part, "forward", forward) if own else delattr(part, "forward"))
+    undo.callback(lambda: setattr(part, "forward", forward) if own else delattr(part, "forward"))
     return part
 
 
@@ -142,15 +147,23 @@ def load_file(path: str | Path):
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise UserError(f"{path.name}, line {error.lineno}: Python cannot read this: {error.msg}") from None
+        raise unreadable(path, error) from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{path.name} cannot be imported: {describe(error, path)}") from None
     return module
 
 
+def unreadable(path: str | Path, error: SyntaxError) -> UserError:
+    return UserError(f"{Path(path).name}, line {error.lineno}: Python cannot read this: {error.msg}")
+
+
 def targets_of(path: str | Path) -> tuple[str, ...]:
     """What an exercise's file REPLACES, read without running it."""
-    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
+    try:
+        body = ast.parse(Path(path).read_bytes()).body
+    except SyntaxError as error:
+        raise unreadable(path, error) from None
+    for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REPLACES":
             targets = ast.literal_eval(node.value)
             return (targets,) if isinstance(targets, str) else tuple(targets)
@@ -203,9 +216,9 @@ def student_parts(files: Iterable[str]) -> Iterator[Counter]:
     try:
         with replaced(parts) as calls:
             yield calls
-    except UserError:
-        raise
-    except Exception as error:  # the part gave something that the product cannot go on with
+    except Exception as error:
+        if in_words(error) is not None:  # what a disk, a terminal or the memory does is not the part's fault
+            raise
         raise UserError(
             f"the model cannot run on {', '.join(map(str, files))}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
         ) from None

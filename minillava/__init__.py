@@ -9,7 +9,8 @@ Letters, the same everywhere:
 
 Attention tensors are (B, H, T, D). A line that changes a shape ends in the new one. In the vision tower, which sees
 nothing but pictures, the batch is of pictures. In attention, whose two sides differ in length, T counts the queries and
-S the keys."""
+S the keys.
+"""
 
 import sys
 from importlib import import_module

@@ -5,7 +5,8 @@ LLaVA-NeXT (LLaVA-1.6, January 2024). The picture is fitted into the best of a f
 its margins are filled with black, and it is cut into tiles of E x E; before them goes the whole picture, squashed to E
 x E. Each of these views passes the tower and the projector by itself. The tiles' features are then laid out as the
 tiles lie in the picture, the margins' are cut away, and a learnt `image_newline` ends every row of patches. Picture ->
-views (N, 3, E, E) -> features (N, P, C) -> (R, C), where R depends on the picture's shape."""
+views (N, 3, E, E) -> features (N, P, C) -> (R, C), where R depends on the picture's shape.
+"""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from minillava.config import VisionConfig
 @dataclass(frozen=True)
 class Tiling:
     """How a picture is cut: `rows` x `columns` tiles of `side` x `side` patches, with margins of `top` and `left`
-    patches at either end."""
+    patches at either end.
+    """
 
     rows: int
     columns: int
@@ -90,7 +92,8 @@ def cut_views(picture: Image.Image, pinpoints, image_size: int) -> list[Image.Im
 def arrange(features: Tensor, image_sizes: Tensor | None, newline: Tensor, pinpoints, vision: VisionConfig) -> Tensor:
     """All pictures' views (N, P, C), and their image_sizes (pictures, 2) -> (R, C), as they are read.
 
-    ValueError if the two do not fit."""
+    ValueError if the two do not fit.
+    """
     sizes = [] if image_sizes is None else image_sizes.tolist()
     tilings = [Tiling.of(size, pinpoints, vision.image_size, vision.patch_size) for size in sizes]
     counts = [tiling.num_views for tiling in tilings]

@@ -3,7 +3,8 @@
 Attention Is All You Need (arXiv 1706.03762), section 3.2.1, with grouped queries (arXiv 2305.13245): H query heads
 share K key/value heads. Shapes: q (B, H, T, D); k, v (B, K, S, D) -> (B, H, T, D). The queries are the LAST T of the S
 positions, so a prompt (T = S), one token decoded against a cache (T = 1) and a question after a cached prefix (1 < T <
-S) are all the same call."""
+S) are all the same call.
+"""
 
 import math
 from itertools import pairwise
@@ -28,7 +29,8 @@ def attention(
     (1,) int64: k and v are a whole cache, of which so many positions were filled before the queries' own; it is a
     tensor, so that its number may stay on the GPU.
 
-    Raises ValueError for an unknown implementation and for head counts of which one does not divide the other."""
+    Raises ValueError for an unknown implementation and for head counts of which one does not divide the other.
+    """
     if q.shape[1] % k.shape[1]:
         heads = f"{q.shape[1]} query heads cannot share {k.shape[1]} key/value heads"
         raise ValueError(f"{heads}: one must divide the other")
@@ -42,7 +44,8 @@ def attention(
 def implementations() -> dict:
     """The functions by their names.
 
-    The table is made at each call, so that a function that took the place of one of ours is in it."""
+    The table is made at each call, so that a function that took the place of one of ours is in it.
+    """
     return {"eager": eager_attention, "sdpa": sdpa_attention, "triton": triton_attention}
 
 
@@ -92,7 +95,8 @@ def sdpa_attention(q, k, v, *, causal, start=None, past=None):
 
 def sample_edges(start: Tensor) -> list[list[int]] | None:
     """Where the samples packed into each row begin, and where the last one ends; None if `start` (B, T) means something
-    else than such samples. The device is asked once: all layers get the same tensor, which keeps the answer."""
+    else than such samples. The device is asked once: all layers get the same tensor, which keeps the answer.
+    """
     if not hasattr(start, "edges"):
         rows = [row.unique_consecutive(return_counts=True) for row in start]
         edges = [[0, *lengths.cumsum(0).tolist()] for _, lengths in rows]
@@ -103,7 +107,8 @@ def sample_edges(start: Tensor) -> list[list[int]] | None:
 
 def sdpa_by_samples(q, k, v, edges):
     """Rows of packed samples, each sample by itself, so that no score between two samples is computed: about three
-    times as fast as with a mask."""
+    times as fast as with a mask.
+    """
     rows = []
     for row, row_edges in enumerate(edges):
         samples = [[x[row : row + 1, :, begin:end] for x in (q, k, v)] for begin, end in pairwise(row_edges)]
@@ -113,7 +118,8 @@ def sdpa_by_samples(q, k, v, edges):
 
 def triton_attention(q, k, v, *, causal, start=None, past=None):
     """Our own kernels: flash decoding for one query a head, flash attention for more, and where gradients are asked
-    for."""
+    for.
+    """
     from minillava.kernels.flash_attention import flash_attention  # Triton comes with PyTorch for CUDA alone
     from minillava.kernels.flash_decoding import flash_decoding
 

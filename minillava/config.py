@@ -2,7 +2,8 @@
 writes.
 
 LLaVA: arXiv 2304.08485, section 4.1; LLaVA-1.5: arXiv 2310.03744, section 3. The defaults are those of transformers'
-CLIPVisionConfig and LlamaConfig, since a config.json leaves out what equals them."""
+CLIPVisionConfig and LlamaConfig, since a config.json leaves out what equals them.
+"""
 
 from dataclasses import dataclass, field
 

@@ -3,7 +3,8 @@
 A token of a 7B model is some 430 kernels, 1,300 without our own, and Python needs longer to start them than the GPU to
 run the smaller ones. A CUDA graph records them once and starts them all with one call. In return nothing may change from token to token
 but numbers in tensors: shapes are fixed (StaticKVCache), no number comes back to the CPU, and inputs and outputs lie
-where they lay before."""
+where they lay before.
+"""
 
 import weakref
 
@@ -17,7 +18,8 @@ from minillava.language_model import rope_tables
 
 class StaticKVCache:
     """A KVCache for a step whose shapes never change: one new position a row, and the number of filled ones, `past`
-    (1,), a tensor on the device. It shares the other's keys and values, which hold the prompt already."""
+    (1,), a tensor on the device. It shares the other's keys and values, which hold the prompt already.
+    """
 
     def __init__(self, cache: KVCache):
         self.keys, self.values = cache.keys, cache.values
@@ -28,7 +30,8 @@ class StaticKVCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k and v (B, K, 1, D) at `past`; return the whole cache, (B, K, capacity, D), filled or not: attention
-        looks at `past`."""
+        looks at `past`.
+        """
         keys, values = self.keys[layer], self.values[layer]  # (B, K, capacity, D)
         keys.index_copy_(2, self.past, k.to(keys.dtype))
         values.index_copy_(2, self.past, v.to(values.dtype))
@@ -41,7 +44,8 @@ class StaticKVCache:
 
 class DecodeStep:
     """The next token's logits, ids (B, 1) int64 -> (B, 1, V), from a cache that holds the prompt; `model` is a Llava or
-    a LanguageModel."""
+    a LanguageModel.
+    """
 
     def __init__(self, model, cache: KVCache):
         self.language_model = getattr(model, "language_model", model)

@@ -6,8 +6,9 @@ second version, `fully_shard`. Before a layer runs, its parameters are gathered 
 are forgotten; in the backward pass its gradients are averaged over all processes, and each keeps those of its own rows.
 So all processes must run the same layers equally often, which training/tensors.py sees to.
 
-A training of one process takes the same way: then `gather` gives one row, `whole` is what it was given, and `place`
-shares nothing out."""
+A training of one process takes the same way: then `all_gather` gives one row, `full_tensor` is what it was given, and
+`shard_parameters` shares nothing out.
+"""
 
 import os
 import re
@@ -98,7 +99,7 @@ def join(device: torch.device) -> torch.device:
     return device
 
 
-def gather(*numbers: float) -> Tensor:
+def all_gather(*numbers: float) -> Tensor:
     """These numbers of every process, (processes, numbers) float64 on the CPU.
 
     All processes wait here for each other.
@@ -111,7 +112,7 @@ def gather(*numbers: float) -> Tensor:
     return torch.cat(rows)
 
 
-def gather_objects(value: T) -> list[T]:
+def all_gather_objects(value: T) -> list[T]:
     """The same for any object."""
     values = [value] * world_size()
     if world_size() > 1:
@@ -119,8 +120,8 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def together(make: Callable[[], T]) -> T:
-    """What `make()` gives. A UserError in one process is one in all, lest they wait for it in vain; the first that has
+def agree(make: Callable[[], T]) -> T:
+    """What `make()` gives. A UserError in one process is one in all, so that none waits for it; the first that has
     it says it.
     """
     made, error = None, ""
@@ -128,14 +129,14 @@ def together(make: Callable[[], T]) -> T:
         made = make()
     except UserError as found:
         error = str(found)
-    if gather(bool(error)).any():
-        errors = gather_objects(error)
+    if all_gather(bool(error)).any():
+        errors = all_gather_objects(error)
         raise UserError(error if error and errors.index(error) == rank() else "")
     return made
 
 
 # ------------------------------------------------------------ parameters
-def place(
+def shard_parameters(
     root: nn.Module,
     layers: Iterable[nn.Module],
     device: torch.device,
@@ -146,7 +147,8 @@ def place(
     `root` and `layers` gather the others' whenever they are called.
 
     The parameters may lie in files that are mapped: then a process reads its own rows alone. Those of `layers` travel
-    in the type of the matrix products, what belongs to none of them as it is."""
+    in the type of the matrix products, what belongs to none of them as it is.
+    """
     if world_size() == 1:
         for name, parameter in root.named_parameters():
             parameter.data = parameter.data.to(device, types[name])
@@ -163,10 +165,12 @@ def place(
         strict = any(isinstance(part, nn.LayerNorm) for part in layer.modules())
         fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy() if strict else precision)
     fully_shard(root, mesh=mesh)
-    root.load_state_dict({name: own_rows(tensors.pop(name), mesh, types[name]) for name in list(tensors)}, assign=True)
+    root.load_state_dict(
+        {name: local_rows(tensors.pop(name), mesh, types[name]) for name in list(tensors)}, assign=True
+    )
 
 
-def own_rows(tensor: Tensor, mesh, dtype: torch.dtype) -> Tensor:
+def local_rows(tensor: Tensor, mesh, dtype: torch.dtype) -> Tensor:
     """What this process keeps of a tensor, as a DTensor: as many rows as every other process, the last ones fewer or
     none.
     """
@@ -178,12 +182,12 @@ def own_rows(tensor: Tensor, mesh, dtype: torch.dtype) -> Tensor:
     return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
-def as_held(tensor: Tensor, parameter: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """`tensor`, which has the shape of `parameter`, on its device, and as the rows of this process where that has no
     others.
     """
     return (
-        own_rows(tensor, parameter.device_mesh, tensor.dtype)
+        local_rows(tensor, parameter.device_mesh, tensor.dtype)
         if is_sharded(parameter) and not is_sharded(tensor)
         else tensor.to(parameter.device)
     )
@@ -193,13 +197,13 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "device_mesh")  # a DTensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All rows of a tensor, in every process; all must ask for it at the same time."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 @contextmanager
-def gathered(root: nn.Module) -> Iterator[None]:
+def unsharded(root: nn.Module) -> Iterator[None]:
     """For calling parts of `root` that are not its layers, such as its embeddings, outside of its own call."""
     if world_size() > 1:
         root.unshard()

@@ -107,6 +107,8 @@ def in_words(error: BaseException) -> str | None:
         return next((words for pattern, words in MACHINE.items() if re.search(pattern, said, re.IGNORECASE)), None)
     if isinstance(error, OSError):
         name = error.filename if isinstance(error.filename, str | os.PathLike) else ""
+        if isinstance(error, FileExistsError):
+            return f"{name} is there already, and is no folder"
         return f"{name}: {error.strerror or said or type(error).__name__}".removeprefix(": ")
     if isinstance(error, RecursionError):
         return "something in the files or flags is nested too deeply to be read"

@@ -62,6 +62,8 @@ def locked(out: str | Path) -> Iterator[None]:
     with open(path, "ab") as file:
         try:
             _lock(file.fileno())
+            if os.fstat(file.fileno()).st_ino != os.stat(path).st_ino:  # another, just ended, took the file away
+                raise OSError
         except OSError:
             raise UserError(f"another process writes to {out}: wait for it, stop it, or choose another --out") from None
         try:
@@ -125,9 +127,14 @@ def given_path(text: str) -> str:
         if len(words) == 1 and (os.path.lexists(os.path.expanduser(words[0])) or words[0].lower().startswith("http")):
             text = words[0]
     text = os.path.expanduser(text)
-    folder = next((folder for folder in Path(text).parents if os.path.isdir(folder)), None)
-    found = folder and not os.path.lexists(text) and FolderListings().find(folder, os.path.relpath(text, folder))
-    return os.path.join(folder, found) if found else text
+    return text if os.path.lexists(text) else _as_on_the_disk(text)
+
+
+def _as_on_the_disk(path: str) -> str:
+    """A path at which nothing is, with the names that its last parts have on the disk if only their writing differs."""
+    folder = next((folder for folder in Path(path).parents if os.path.isdir(folder)), None)
+    found = folder and FolderListings().find(folder, os.path.relpath(path, folder))
+    return os.path.join(folder, found) if found else path
 
 
 def _as_a_shell_would(text: str) -> list[list[str]]:
@@ -150,7 +157,8 @@ def _of_file_url(url: str) -> str:
 
 class FolderListings:
     """Which files are in folders, each of which is listed once: for hundreds of thousands of names much faster than
-    asking for each."""
+    asking for each.
+    """
 
     def __init__(self):
         self._exact: dict[str, dict[str, os.DirEntry]] = {}
@@ -161,7 +169,8 @@ class FolderListings:
         the disk, or None.
 
         If no file is called exactly so, accents may be written in either way (NFC, NFD), "\\" may stand for "/", a
-        character for its percent-encoding, and spaces around the whole."""
+        character for its percent-encoding, and spaces around the whole.
+        """
         path, last = os.path.split(name)
         if self._is_file(self._entries(os.path.join(folder, path)).get(last)):
             return name  # nearly every one

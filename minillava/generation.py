@@ -5,7 +5,8 @@
     stream(...)                 yields its text                     answer(...)          the whole text of one question
 
 The prompt runs once and fills the KV cache; from then on each step runs one position. Batches are padded on the left,
-so that the last position of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751)."""
+so that the last position of every row is its last token. Top-p is "nucleus sampling" (arXiv 1904.09751).
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,12 +41,6 @@ class Sampling:
         _expect("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more and below 2^63")
 
 
-_NO_NUMBERS = (
-    "The model's next words have no probabilities (NaN): its numbers are too large for {}, or its weights are damaged; "
-    "--dtype float32 holds the largest."
-)
-
-
 def _expect(name: str, value, fits: bool, allowed: str) -> None:
     if not fits:
         raise UserError(f"{name} must be {allowed}, not {value}.")
@@ -66,7 +61,8 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """(B, V) -> (B,): the likeliest id at temperature 0, else drawn from softmax(logits / temperature) cut to top-k,
-    then to top-p."""
+    then to top-p.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.double()
@@ -115,7 +111,8 @@ def generate(
     afterwards it holds the prompt and every yielded id but the last (which the next call runs). Ends at the end token
     (`eos_token_id`, or the model's own), after `max_new_tokens`, or where the context is full. Raises UserError, at
     once, for options out of range and for a prompt that leaves no room to answer; ValueError, with the first id, for
-    pictures that do not fit the prompt."""
+    pictures that do not fit the prompt.
+    """
     if len(input_ids) != 1:
         raise ValueError(f"generate answers one prompt, not {len(input_ids)}: generate_batch takes several")
     options = check_options(max_new_tokens, **sampling)
@@ -150,7 +147,8 @@ def generate_batch(
 
 def stream(model, processor, inputs: dict[str, Tensor], **options) -> Iterator[str]:
     """Yield the answer's text, never half a character, up to its template's end. `inputs` is what the processor gives;
-    the options are `generate`'s."""
+    the options are `generate`'s.
+    """
     return text_of(processor, generate(model, **inputs, **({"eos_token_id": end_ids(model, processor)} | options)))
 
 
@@ -186,7 +184,8 @@ def answer_all(
     """The greedy answer to each (question, picture or None), in their order, in batches of questions of about the same
     length.
 
-    Pictures are paths, URLs or PIL images; `title` labels the progress bar. Raises UserError as `generate` does."""
+    Pictures are paths, URLs or PIL images; `title` labels the progress bar. Raises UserError as `generate` does.
+    """
     order = sorted(range(len(questions)), key=lambda i: len(questions[i][0]))
     answers = [""] * len(questions)
     for first in tqdm(range(0, len(order), batch_size), desc=title, leave=False, disable=None):
@@ -203,7 +202,8 @@ def _start(
     model, inputs: dict, max_new_tokens: int, sampling: Sampling, cache: KVCache | None, eos_token_id
 ) -> Iterator[list]:
     """Prepare inputs, cache and limit, so that every mistake of the caller is raised here; then the loop, which runs
-    when iterated."""
+    when iterated.
+    """
     if inputs["attention_mask"] is not None:
         rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         inputs = {**inputs, **left_padded([ids[mask.bool()] for ids, mask in rows])}
@@ -239,7 +239,7 @@ def _loop(
         row_ids, row_finite = torch.stack([ids, finite]).tolist()
         if any(still and not finite for still, finite in zip(running, row_finite, strict=True)):
             cache.recorded = None  # its memory holds NaN, too
-            raise UserError(_NO_NUMBERS.format(str(cache.keys.dtype).removeprefix("torch.")))
+            raise _overflow(cache.keys.dtype)
         running = [still and token_id not in ends for still, token_id in zip(running, row_ids, strict=True)]
         if not any(running):
             return
@@ -247,9 +247,17 @@ def _loop(
         inputs = {"input_ids": ids[:, None]}  # (B, 1)
 
 
+def _overflow(dtype: torch.dtype) -> UserError:
+    return UserError(
+        "The model's next words have no probabilities (NaN): its numbers are too large for "
+        f"{str(dtype).removeprefix('torch.')}, or its weights are damaged; if --dtype float32 does not help, they are."
+    )
+
+
 def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Tensor]:
     """The inputs without what the cache already holds: the first positions, and the pictures whose placeholders are
-    among them. A picture of which it holds a part runs again as a whole."""
+    among them. A picture of which it holds a part runs again as a whole.
+    """
     input_ids = inputs["input_ids"]
     cache.truncate(input_ids.shape[1] - 1)  # at least one position has to run, to give logits
     placeholders = (input_ids[0] == getattr(model.config, "image_token_id", -1)).nonzero()[:, 0]
@@ -269,7 +277,8 @@ def _uncached(model, inputs: dict[str, Tensor], cache: KVCache) -> dict[str, Ten
 
 def left_padded(prompts: Sequence[Tensor]) -> dict[str, Tensor]:
     """Prompts (T,) of several lengths as one batch: input_ids and attention_mask (B, T) int64, both 0 on the padding at
-    the left."""
+    the left.
+    """
     T = max(map(len, prompts))
     input_ids, attention_mask = torch.zeros(2, len(prompts), T, dtype=torch.int64)
     for row, ids in enumerate(prompts):

@@ -2,7 +2,8 @@
 all of them.
 
 It is allocated once at its full length and passed in; the model never holds it. Two tensors (L, B, K, capacity, D), of
-which `length` positions are filled."""
+which `length` positions are filled.
+"""
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ class KVCache:
         """Write one layer's k and v of the new positions (B, K, T, D); return those of all S positions, as views.
         ValueError when it is full.
 
-        `length` is not changed here, but once, by the model, after its last layer."""
+        `length` is not changed here, but once, by the model, after its last layer.
+        """
         end = self.length + k.shape[2]
         if end > self.capacity:
             raise ValueError(f"the KV cache holds {self.capacity} positions, and {end} are needed")

@@ -3,7 +3,8 @@
 LLaMA (arXiv 2302.13971), section 2.2: RMSNorm before each part (arXiv 1910.07467), rotary positions (arXiv 2104.09864),
 SwiGLU (arXiv 2002.05202); grouped-query attention (arXiv 2305.13245). input_ids (B, T) -> logits (B, T, V). Differs
 from the textbook: RMSNorm is computed in fp32 and cast back *before* its weight; RoPE pairs number i of a head with
-number i + D / 2, not with its neighbour."""
+number i + D / 2, not with its neighbour.
+"""
 
 import math
 
@@ -38,7 +39,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rope_frequencies(config: TextConfig) -> Tensor:
     """theta^(-2i/D), the angle in radians by which pair i turns from one position to the next: (D / 2,) fp32.
 
-    Scaling lengthens the context."""
+    Scaling lengthens the context.
+    """
     D = config.head_dim
     frequencies = 1.0 / config.rope_theta ** (torch.arange(0, D, 2, dtype=torch.float32, device="cpu") / D)
     scaling = config.rope_scaling or {}
@@ -64,7 +66,8 @@ def rope_tables(frequencies: Tensor, start: int, end: int, dtype, device) -> tup
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (x_i, x_{i + D/2}) by its position's angle.
 
-    q k^T then depends on the distance of two positions alone."""
+    q k^T then depends on the distance of two positions alone.
+    """
     first, second = x.chunk(2, -1)  # (B, H, T, D / 2) each
     return x * cos + torch.cat([-second, first], -1) * sin  # (B, H, T, D)
 
@@ -116,7 +119,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x, cos, sin, layer, cache, start, implementation):
         if implementation == "triton" and can_fuse(self, cache):
-            return fused_layer(self, x, cos, sin, layer, cache, start)
+            from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
+
+            return decoder_layer(self, x, cos, sin, layer, cache, start)
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, cache, start, implementation)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -129,13 +134,6 @@ def can_fuse(layer: DecoderLayer, cache: KVCache | None) -> bool:
     """Not where a lesson has replaced a part, which must be called then, nor where a gradient has to pass a cache."""
     parts = (rms_norm, apply_rope, KVCache.append, implementations()["triton"], type(layer.mlp))
     return parts == FUSED and not (cache is not None and torch.is_grad_enabled())
-
-
-def fused_layer(layer: DecoderLayer, x, cos, sin, index, cache, start):
-    """What DecoderLayer computes, by our own kernels."""
-    from minillava.kernels.decoder_layer import decoder_layer  # Triton comes with PyTorch for CUDA alone
-
-    return decoder_layer(layer, x, cos, sin, index, cache, start)
 
 
 class LanguageModel(nn.Module):
@@ -156,7 +154,8 @@ class LanguageModel(nn.Module):
 
         `start` int64 is the first position that each row (B,) or each query (B, T) may see; a cache keeps (B,) for the
         positions to come. What stands before it shifts the positions of what is seen, which changes nothing, since
-        RoPE is relative."""
+        RoPE is relative.
+        """
         past, T = (0 if cache is None else cache.length), inputs_embeds.shape[1]
         cos, sin = rope_tables(self.frequencies, past, past + T, inputs_embeds.dtype, inputs_embeds.device)  # (T, D)
         if cache is not None:
@@ -183,11 +182,10 @@ class LanguageModel(nn.Module):
 
 def first_tokens(attention_mask: Tensor | None) -> Tensor | None:
     """`start` (B,) of a batch that is padded on the left, whose mask (B, S) is 1 for a token and 0 for padding. None
-    where no row is: padding on the right needs nothing, since attention is causal."""
+    where no row is: padding on the right needs nothing, since attention is causal.
+    """
     if attention_mask is not None and (attention_mask > 1).any():
-        raise ValueError(
-            "attention_mask is 1 for a token and 0 for padding; hidden_states takes packed rows by `start`"
-        )
+        raise ValueError("attention_mask is 1 for a token and 0 for padding; packed rows are told by `start`")
     if attention_mask is None or attention_mask[:, 0].all():
         return None
     return attention_mask.long().argmax(-1)

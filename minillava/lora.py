@@ -3,7 +3,8 @@
 LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685), section 4.1; LLaVA-1.5's own recipe has r 128,
 alpha 256, dropout 0.05, on every linear layer of the decoder but the head. The change is (alpha / r) B A: A begins at
 random and B at zero, so training begins at the model as it was; afterwards the change can be added to W, and costs
-nothing."""
+nothing.
+"""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillava.distributed import whole
+from minillava.distributed import full_tensor
 from minillava.language_model import LanguageModel
 
 
@@ -36,7 +37,7 @@ class LoRALinear(nn.Module):
 
     def merged(self) -> Tensor:
         """W + (alpha / r) B A: the weight (out, in) of one linear layer that does the same."""
-        return merge(whole(self.weight), whole(self.lora_A), whole(self.lora_B), self.scale)
+        return merge(full_tensor(self.weight), full_tensor(self.lora_A), full_tensor(self.lora_B), self.scale)
 
 
 @torch.no_grad()
@@ -48,7 +49,8 @@ def merge(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tenso
 def add_lora(language_model: LanguageModel, r: int, alpha: float, dropout: float, seed: int) -> None:
     """Freeze the language model and give every linear layer of its decoder a change that learns.
 
-    The head and the embeddings stay as they are."""
+    The head and the embeddings stay as they are.
+    """
     language_model.requires_grad_(False)
     torch.manual_seed(seed)
     for layer in language_model.layers:
@@ -62,4 +64,4 @@ def merged_state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     adapted = {f"{name}.weight": child for name, child in module.named_modules() if isinstance(child, LoRALinear)}
     for name, tensor in module.state_dict().items():
         if not name.endswith((".lora_A", ".lora_B")):
-            yield name, adapted[name].merged() if name in adapted else whole(tensor)
+            yield name, adapted[name].merged() if name in adapted else full_tensor(tensor)

@@ -4,7 +4,8 @@ text.
 Visual Instruction Tuning (arXiv 2304.08485), section 4.1. input_ids (B, T), which already hold P placeholders for each
 picture, and pixel_values (N, 3, E, E), the batch's pictures in reading order -> logits (B, T, V). The loss is in
 training/. LLaVA-NeXT gives several views of a picture, and image_sizes (pictures, 2), width and height, from which
-anyres.py knows how they lie."""
+anyres.py knows how they lie.
+"""
 
 from torch import Tensor, nn
 
@@ -29,7 +30,8 @@ class Llava(nn.Module):
 
     def embed_image(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Tensor:
         """Pictures (N, 3, E, E) -> (R, C), one row for each placeholder: N * P rows, in LLaVA-NeXT as many as the
-        pictures' shapes ask for."""
+        pictures' shapes ask for.
+        """
         return self.project(self.vision_tower(pixel_values), image_sizes)  # (R, C)
 
     def project(self, features: Tensor, image_sizes: Tensor | None = None) -> Tensor:
@@ -47,7 +49,8 @@ class Llava(nn.Module):
     def merge(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """The pictures' rows (R, C) in the places of their placeholders: (B, T) -> (B, T, C).
 
-        ValueError when their numbers differ."""
+        ValueError when their numbers differ.
+        """
         is_image = input_ids == self.config.image_token_id  # (B, T)
         found, given = int(is_image.sum()), len(image_features)
         if found != given:
@@ -66,7 +69,8 @@ class Llava(nn.Module):
     def forward(self, input_ids, pixel_values=None, attention_mask=None, cache=None, last_only=False, image_sizes=None):
         """(B, T) -> logits (B, T, V), or (B, 1, V) of the last position.
 
-        attention_mask (B, S): see `first_tokens`. cache: a KVCache, which the positions of this call are added to."""
+        attention_mask (B, S): see `first_tokens`. cache: a KVCache, which the positions of this call are added to.
+        """
         embeds = self.embed(input_ids, pixel_values, image_sizes)  # (B, T, C)
         hidden = self.language_model.hidden_states(embeds, first_tokens(attention_mask), cache)
         return self.language_model.logits(hidden[:, -1:] if last_only else hidden)

@@ -1,7 +1,8 @@
 """The projector: from the tower's width to the language model's, for each patch by itself.
 
 LLaVA (arXiv 2304.08485, section 4.1) has one linear map; LLaVA-1.5 (arXiv 2310.03744, section 3.2) two, with a GELU
-between. (B, P, C_vision) -> (B, P, C)."""
+between. (B, P, C_vision) -> (B, P, C).
+"""
 
 import torch.nn.functional as F
 from torch import nn

@@ -4,7 +4,8 @@ block but one.
 Learning Transferable Visual Models (arXiv 2103.00020), section 2.4; LLaVA (arXiv 2304.08485), section 4.1. pixel_values
 (B, 3, E, E) -> features (B, P, C). Differs from the textbook ViT: quick-GELU, a LayerNorm *before* the first block (its
 key in the files is misspelt `pre_layrnorm`), and LLaVA stops at layer -2 and drops CLS, so the last block and
-`post_layernorm` are never run."""
+`post_layernorm` are never run.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from minillava.errors import UserError
 
 def normal(*shape: int, std: float) -> Tensor:
     """Normal numbers of mean 0; on the meta device a tensor without numbers, since drawing them there imports sympy, a
-    second at each start."""
+    second at each start.
+    """
     numbers = torch.empty(*shape)
     return numbers if numbers.is_meta else torch.randn(*shape).mul_(std)
 
@@ -28,7 +30,8 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     """Cut pictures into patches of p x p pixels, row by row: (B, 3, E, E) -> (B, P, 3 * p * p), a patch's pixels
-    channel by channel."""
+    channel by channel.
+    """
     x = pixel_values.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)  # (B, 3, rows, columns, p, p)
     return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # (B, P, 3 * p * p)
 
@@ -95,7 +98,8 @@ class VisionLayer(nn.Module):
 
 class VisionTransformer(nn.Module):
     """The tower. `feature_layer` counts as transformers' hidden_states: 0 is the embeddings, -1 the last block's
-    output, -2 the one before."""
+    output, -2 the one before.
+    """
 
     def __init__(self, config: VisionConfig, feature_layer: int = -2, keep_cls: bool = False, attention: str = "sdpa"):
         super().__init__()

@@ -2,7 +2,8 @@
 test_kernels.py runs.
 
 The interpreter's bfloat16 products are wrong, so float32 and float16 stand for all; the tests marked cuda take
-bfloat16."""
+bfloat16.
+"""
 
 import os
 from dataclasses import replace
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from lessons.swap import original, replaced
 from minillava import kernels, training
 from minillava.attention import attention, eager_attention
+from minillava.bench import tiles as sweeping
+from minillava.bench.attention import Shape
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.decode_graph import DecodeStep
 from minillava.generation import new_cache
@@ -380,6 +383,33 @@ def test_one_part_is_one_launch(processors, launches, monkeypatch):
         monkeypatch.setattr(flash_decoding, name, Counted(getattr(flash_decoding, name)))
     flash_decoding.flash_decoding(*random_qkv(1, 2, 2, 1, 300, 16, FLOAT))
     assert len(counted) == launches
+
+
+# ------------------------------------------------------------ the sweep over tiles
+def test_the_sweep_takes_the_fastest_tile(capsys):
+    """`python -m minillava.bench tiles`, in small and with a made-up clock: the kernels do run, with the tile under test
+    and the best ones before it; one that fails is no tile.
+    """
+    shapes = [Shape("a prompt", 1, 2, 1, 17, 17, 16, True), Shape("a picture", 1, 1, 1, 9, 9, 16, False)]
+    token, own, seen = Shape("a token", 1, 2, 1, 1, 70, 16, True), flash_attention.tile, []
+    candidates = {key: [(64, 64, 4, 7), (32, 32, 8, 2), (32, 32, 4, 9), (64, 64, 4, 8)] for key in sweeping.SHAPES}
+
+    def milliseconds(call):
+        call()
+        tiles_now = [flash_attention.tile(kernel, 16, HALF, torch.device("cpu")) for kernel in candidates]
+        seen.append(tiles_now)
+        if any(found["num_warps"] == 8 for found in tiles_now):
+            raise RuntimeError("out of registers")
+        return 100.0 - sum(found["num_stages"] for found in tiles_now)
+
+    kinds = {kernel: [token] if kernel == "decode" else shapes for kernel in candidates}
+    best = sweeping.sweep(torch.device("cpu"), HALF, kinds, candidates, milliseconds)
+    assert best == {key: {16: (32, 32, 4, 9)} for key in candidates}
+    assert seen[-1][-2]["num_stages"] == 9  # the other kernel of the backward pass keeps its best tile
+    assert flash_attention.tile is own is flash_decoding.tile
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and lines[0].startswith("| forward | a prompt, head 16 | 128-32-4-3 ")
+    assert "| 32-32-4-9 " in lines[0] and lines[0].endswith(" inf |")
 
 
 # ------------------------------------------------------------ a layer, and models of a few

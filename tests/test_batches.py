@@ -387,8 +387,8 @@ def test_a_training_that_ends_early_leaves_nobody_behind(mixed, tmp_path, monkey
 
 
 def test_a_killed_process_is_one_sentence_and_what_was_learnt_is_kept(mixed, tmp_path, monkeypatch):
-    """Ctrl-C, which reaches them too, does not end them: the step that is running goes on."""
-    signals, compute = iter([*[signal.SIGINT] * 2, *[0] * 6, signal.SIGKILL]), training.loss
+    """Ctrl-C and a request to end, which reach them too, do not end them: the step that is running goes on."""
+    signals, compute = iter([signal.SIGINT, signal.SIGTERM, *[0] * 6, signal.SIGKILL]), training.loss
 
     def compute_and_send(model, batch):
         number = next(signals, 0)

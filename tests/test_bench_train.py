@@ -32,6 +32,7 @@ CONFIG = LlavaConfig(
 @pytest.mark.parametrize(("stage", "packed", "cached"), [(1, False, True), (2, False, False), (2, True, False)])
 def test_a_step_of_both_sides_is_the_same(stage, packed, cached):
     """On one batch of all samples: its loss, and its loss after a step, which every gradient has a part in."""
+    pytest.importorskip("transformers")
     samples = make_samples(CONFIG, stage, 5, seed=2)
     samples = [sample for sample in samples if sample.picture is not None]  # text alone is a batch of its own here
     ours, theirs = Ours(CONFIG, stage, samples, 9, packed, cached), Theirs(CONFIG, stage, samples, 9)
@@ -45,6 +46,7 @@ def test_a_step_of_both_sides_is_the_same(stage, packed, cached):
 
 
 def test_every_sample_is_in_a_batch_of_each_side():
+    pytest.importorskip("transformers")
     samples = make_samples(CONFIG, 2, 40, seed=0)
     assert any(sample.picture is None for sample in samples)
     tokens = sum(len(sample.encoded.input_ids) for sample in samples)
@@ -77,8 +79,8 @@ def test_the_products_counted_are_those_made(stage, cached):
     """
     samples = [sample for sample in make_samples(CONFIG, stage, 9, seed=3) if sample.picture is not None][:1]
     side = Ours(CONFIG, stage, samples, 1, False, cached)
-    side.model.language_model.attention = side.model.vision_tower.attention = "eager"
     side.to(CPU, "float32")
+    side.model.language_model.attention = side.model.vision_tower.attention = "eager"
     with FlopCounterMode(display=False) as counter:
         side.loss(side.batches[0]).backward()
     T = len(samples[0].encoded.input_ids)

@@ -1,26 +1,21 @@
 """Checkpoints: whole or absent, checked, the last ones kept, and a run that goes on to the bit whenever it was killed."""
 
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import forked
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from minillava.data.scene_records import records
 from minillava.errors import UserError
-from minillava.training import checkpoint
+from minillava.training import TrainConfig, checkpoint, train
 from minillava.training.checkpoint import load_checkpoint, newest_whole, save_checkpoint
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_of(value: float):
@@ -139,41 +134,27 @@ def test_a_disk_that_fills_while_it_is_written(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------ killed at any moment
-TRAIN = """
-import sys
-from minillava.training import TrainConfig, train
-train(TrainConfig(stage=1, out=sys.argv[1], max_steps=8, batch_size=2, save_every=2, learning_rate=1e-3, dtype="float32", device="cpu",
-                  micro_batch_size=1, workers=int(sys.argv[3]), data=sys.argv[4], images=sys.argv[5], pack=True, resume=sys.argv[2] == "resume"))
-"""
-
-
 def test_killed_at_any_moment_it_goes_on_to_the_bit(tmp_path):
     """kill -9 at two random moments, saving or not, with packing, micro-batches and another number of workers each
     time.
     """
     records(6, tmp_path / "data")
-    data = [str(tmp_path / "data" / "conversations.json"), str(tmp_path / "data")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = lambda out, resume, workers: [sys.executable, "-c", TRAIN, str(tmp_path / out), resume, workers, *data]
-    subprocess.run(command("whole", "begin", "0"), cwd=ROOT, env=environment, check=True, capture_output=True)
+    data = dict(data=str(tmp_path / "data" / "conversations.json"), images=str(tmp_path / "data"))
+    few = dict(max_steps=8, batch_size=2, micro_batch_size=1, save_every=2, pack=True)
+    options = dict(stage=1, learning_rate=1e-3, dtype="float32", device="cpu", **data, **few)
+    train(TrainConfig(out=str(tmp_path / "whole"), **options))
     moments, folder = random.Random(0), tmp_path / "killed"
-    for kill, workers in enumerate("01"):
-        process = subprocess.Popen(
-            command("killed", "resume" if kill else "begin", workers),
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        begun = time.monotonic()
-        seen = None if not kill else (folder / checkpoint.FILE).stat().st_mtime_ns
-        while not (folder / checkpoint.FILE).exists() or (folder / checkpoint.FILE).stat().st_mtime_ns == seen:
-            assert process.poll() is None and time.monotonic() - begun < 120
+    newest = lambda: (folder / checkpoint.FILE).stat().st_mtime_ns if (folder / checkpoint.FILE).exists() else None
+    for workers in (0, 1):
+        process = forked(train, TrainConfig(out=str(folder), workers=workers, resume=workers == 1, **options))
+        begun, seen = time.monotonic(), newest()
+        while newest() in (None, seen):
+            assert process.is_alive() and time.monotonic() - begun < 120
             time.sleep(0.01)
         time.sleep(moments.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command("killed", "resume", "0"), cwd=ROOT, env=environment, check=True, capture_output=True)
+        process.kill()
+        process.join()
+    train(TrainConfig(out=str(folder), resume=True, **options))
     for name in (checkpoint.FILE, "model.safetensors"):
         whole, killed = load_file(tmp_path / "whole" / name), load_file(folder / name)
         assert whole.keys() == killed.keys() and all(torch.equal(whole[key], killed[key]) for key in whole)

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +10,12 @@ from conftest import TOWER, relative_error, shaken
 from PIL import Image
 from test_tokenizer import build
 
+import train as command
 from minillava import weights
+from minillava.errors import run
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.training import TrainConfig, starting_point
 
-ROOT = Path(__file__).resolve().parent.parent
 LLAMA = dict(
     hidden_size=36, intermediate_size=53, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=512
 )
@@ -85,7 +84,7 @@ def test_rows_that_are_there_stay():
     assert model.language_model.config == tiny.config
 
 
-def test_both_stages_by_the_papers_recipe(parts, tmp_path):
+def test_both_stages_by_the_papers_recipe(parts, tmp_path, monkeypatch, capsys):
     """From the folders of a CLIP and a Vicuna to a LLaVA: what each stage trains changes, and nothing else."""
     llama, clip, vicuna = parts
     recipe = "v1.5" if llama.config.tie_word_embeddings else "v1"
@@ -118,10 +117,8 @@ def test_both_stages_by_the_papers_recipe(parts, tmp_path):
         ["--stage", "1", "--vision", clip, "--language", vicuna, "--out", tmp_path / "1", *common],
         ["--stage", "2", "--weights", tmp_path / "1", "--out", tmp_path / "2", *common],
     ):
-        run = subprocess.run(
-            [sys.executable, "train.py", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
-        )
-        assert run.returncode == 0, run.stderr
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        assert run(command.main, "train.py") == 0, capsys.readouterr().err
     begun, _ = starting_point(
         TrainConfig(
             stage=1, vision=str(clip), language=str(vicuna), projector={"v1": "linear"}.get(recipe, ""), device="cpu"

@@ -202,6 +202,7 @@ ASKED = [
     [
         ({"image_path": "a.png"}, "image_path"),
         ({"img": ["a.png"]}, "img"),
+        ({"picture": {"path": "a.png"}}, "picture"),
         ({"imageFile": "a.png"}, "imageFile"),
         ({"video": "a.mp4"}, "video"),
         ({"picture_url": "http://x/a.png", "image": None}, "picture_url"),

@@ -2,11 +2,11 @@
 
 import errno
 import io
+import multiprocessing
 import os
 import re
 import shlex
 import stat
-import subprocess
 import sys
 import time
 import unicodedata
@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 import torch
+from conftest import forked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -233,6 +234,7 @@ def test_lines_are_short_and_can_be_shown(capsys, monkeypatch):
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), "File name too long"),
+        (FileExistsError(errno.EEXIST, "File exists", "runs/out"), "runs/out is there already, and is no folder"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: Not a directory"),
         (MemoryError(), "the memory is not enough: lower --batch-size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the memory is not enough"),
@@ -276,19 +278,25 @@ def test_an_encoding_without_the_letters_of_a_text_ends_nothing(monkeypatch):
     assert bytes_written.getvalue() == "? é\n".encode("cp1252")
 
 
+def hold(folder, ready) -> None:
+    with locked(folder):
+        ready.set()
+        time.sleep(99)
+
+
 def test_one_writer_of_an_out(tmp_path):
     """The second is refused, the first is not disturbed; a lock ends with its process, and what that left goes."""
-    hold = f"import time; from minillava.files import locked\nwith locked({str(tmp_path)!r}): print(1, flush=True); time.sleep(99)"
-    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as first:
-        first.stdout.readline()
-        with pytest.raises(UserError, match="another process writes to"), locked(tmp_path):
-            pass
-        (tmp_path / ".model.safetensors.abc.minillava.tmp").write_text("half")
-        (tmp_path / ".other.abc.tmp").write_text("of another program")
-        first.kill()
-        first.wait()
-        with locked(tmp_path):
-            assert {path.name for path in tmp_path.iterdir()} == {".lock", ".other.abc.tmp"}
+    ready = multiprocessing.Event()
+    first = forked(hold, tmp_path, ready)
+    assert ready.wait(60)
+    with pytest.raises(UserError, match="another process writes to"), locked(tmp_path):
+        pass
+    (tmp_path / ".model.safetensors.abc.minillava.tmp").write_text("half")
+    (tmp_path / ".other.abc.tmp").write_text("of another program")
+    first.kill()
+    first.join()
+    with locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".other.abc.tmp"}
     with locked(tmp_path / "data.json"):
         assert {path.name for path in tmp_path.iterdir()} == {".data.json.lock", ".other.abc.tmp"}
 

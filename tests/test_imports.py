@@ -26,6 +26,7 @@ LATER = {
     # Triton comes with PyTorch for CUDA alone
     "minillava.attention": {"minillava.kernels.flash_attention", "minillava.kernels.flash_decoding"},
     "minillava.language_model": {"minillava.kernels.decoder_layer"},
+    "minillava.bench.tiles": {"minillava.kernels.flash_attention", "minillava.kernels.flash_decoding"},
 }
 
 

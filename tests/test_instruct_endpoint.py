@@ -27,6 +27,7 @@ from minillava.data.instruct.settings import Settings
 from minillava.data.instruct.sources import Picture
 from minillava.errors import UserError, run
 
+pytest.importorskip("openai")
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = "Question:\nWhat is there?\n===\nAnswer:\nThere is a cat on a mat."
 KEY = "sk-proj-QkZ7SECRET1234567890"
@@ -44,7 +45,8 @@ def completion(text=GOOD, finish: str = "stop", **changes) -> dict:
 
 class Server(ThreadingHTTPServer):
     """Answers with what `script` holds, one item a request, then with good replies; an item is (status, headers, body),
-    "slow", or a list of bytes, which are sent as they are, one every 0.1 s. `refuse` may give an item for a request."""
+    "slow", or a list of bytes, which are sent as they are, one every 0.1 s. `refuse` may give an item for a request.
+    """
 
     daemon_threads = True
 

@@ -1,5 +1,6 @@
 """Instruction data of what strangers write: sources, replies and journals of any content and length, and flags out of
-their range."""
+their range.
+"""
 
 import errno
 import json
@@ -11,10 +12,10 @@ import pytest
 
 from minillava.arguments import Parser, add_flags
 from minillava.data.instruct import __main__ as command
-from minillava.data.instruct import filters
+from minillava.data.instruct import filters, report
 from minillava.data.instruct.collect import collect
 from minillava.data.instruct.filters import judge
-from minillava.data.instruct.generate import make_requests
+from minillava.data.instruct.generate import DataSet, make_requests
 from minillava.data.instruct.journal import Journal
 from minillava.data.instruct.objects import hallucinated
 from minillava.data.instruct.prompts import Prompts
@@ -245,3 +246,10 @@ def test_the_manual_names_what_there_is():
     assert flags - {"--stage", "--data"} <= there_are  # these two are train.py's
     assert all((path.parent / target).exists() for target in re.findall(r"\]\((?!http)([^)]+)\)", text))
     assert not [line for line in text.split("\n") if len(line) > 120 and line[0] != "|"]
+
+
+def test_any_language_is_drawn_without_a_warning(tmp_path, recwarn):
+    made, picture = DataSet(), read_source("scenes", 0, 1)[0]
+    made.add(picture, "conversation", [("这张照片里有什么" * 20, "一只猫 😀")], [])
+    report.charts(made.records, tmp_path / "charts.png")
+    assert report.contact_sheet(made, [picture], "") and not list(recwarn)

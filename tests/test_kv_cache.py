@@ -37,6 +37,17 @@ def test_truncate_forgets():
     assert k[0, 0, :, 0].tolist() == [1, 1, 9]
 
 
+def test_where_rows_begin_is_forgotten_with_them():
+    """A prompt after a padded one is not masked by the old padding."""
+    cache = KVCache(CONFIG, 1, 8)
+    append(cache, 5, 1)
+    cache.start = torch.tensor([2])
+    cache.truncate(3)
+    assert cache.start is not None
+    cache.truncate(0)
+    assert cache.start is None
+
+
 def test_a_position_too_many_is_an_error_and_writes_nothing():
     cache = KVCache(CONFIG, 1, 4)
     append(cache, 3, 1)

@@ -114,6 +114,18 @@ def test_packed_samples_equal_one_by_one(pair, attention, padding, monkeypatch):
             assert relative_error(part, ours(**row)) < TOLERANCE
 
 
+@pytest.mark.parametrize("padding", [(2, 0), (0, 3), (4, 1)], ids=str)
+def test_padding_changes_no_loss_of_packed_samples(pair, padding):
+    _, ours = pair
+    ids = torch.arange(3, 15)[None]
+    labels = ids.masked_fill((ids == 3) | (ids == 8), -100)  # the first of each sample
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": torch.tensor([[1] * 5 + [2] * 7])}
+    values = {"input_ids": 0, "labels": -100, "attention_mask": 0}
+    padded = {name: F.pad(tensor, padding, value=values[name]) for name, tensor in batch.items()}
+    with torch.no_grad():
+        assert abs(loss(ours, padded).item() - loss(ours, batch).item()) < 1e-5
+
+
 def test_where_samples_begin_is_asked_of_the_device_once(pair, monkeypatch):
     """Not in every layer: on a GPU each answer waits for all that was begun before."""
     _, ours = pair

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 import train as command
 from minillava import training
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.distributed import place
+from minillava.distributed import shard_parameters
 from minillava.errors import UserError, run
 from minillava.model import Llava
 from minillava.training import TrainConfig, loss, set_trainable
@@ -224,7 +224,7 @@ def test_a_frozen_matrix_in_bfloat16_changes_no_bit(model, trained):
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith(trained)
         types = held_types(model, held)
-        place(model, (), torch.device("cpu"), types, torch.bfloat16)
+        shard_parameters(model, (), torch.device("cpu"), types, torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(model, batch)
         figures.append([value.detach(), gradients(model, [value])])

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import subprocess
 import sys
 from collections import Counter
 from itertools import combinations
@@ -20,7 +19,8 @@ from PIL import Image
 from minillava.data import answers, facts, questions, scene_in_words
 from minillava.data import phrases as phrasing
 from minillava.data import scenes as world
-from minillava.data.scene_records import preview, records
+from minillava.data.scene_records import main, preview, records
+from minillava.errors import run
 
 COUNT = 400
 SCENES = [world.sample_scene(seed) for seed in range(COUNT)]
@@ -375,8 +375,8 @@ def test_preview_is_a_picture():
     assert preview(columns=2, rows=1).getcolors(10**6)
 
 
-def test_a_mistake_is_one_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "minillava.data", "--count", "0", "--out", "x"], capture_output=True, text=True
-    )
-    assert done.returncode == 2 and done.stdout == "" and re.fullmatch(r"data: error: .+\n", done.stderr)
+def test_a_mistake_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["data", "--count", "0", "--out", "x"])
+    assert run(main, "data") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"data: error: .+\n", err)

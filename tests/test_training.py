@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import train as command
-from minillava import training, weights
+from minillava import attention, training, weights
 from minillava.config import LlavaConfig, TextConfig, VisionConfig
 from minillava.errors import UserError, run
 from minillava.inputs.conversation import IGNORE_INDEX, encode
@@ -110,21 +111,10 @@ def test_stage_2_trains_projector_and_language_model(stage1, tmp_path):
 
 
 def test_the_attention_is_that_of_the_device_that_trains(stage1, tmp_path, monkeypatch):
-    """Not that of the CPU, on which the numbers are before."""
-    seen = set()
-
-    def noted(model, batch):
-        seen.update((model.vision_tower.attention, model.language_model.attention))
-        return loss(model, batch)
-
-    begun = weights.load(stage1, "cpu", "float32", "sdpa")
-    monkeypatch.setattr(training, "starting_point", lambda *arguments, **options: begun)
-    monkeypatch.setattr(
-        weights, "find_attention", lambda name, device: "eager" if (name, device.type) == ("auto", "cpu") else "none"
-    )
-    monkeypatch.setattr(training, "loss", noted)
-    train(config(tmp_path, 2, weights=str(stage1), max_steps=1))
-    assert seen == {"eager"}
+    """Not that of the device on which the numbers are read: that is "cpu" here, and "cpu:0" trains."""
+    monkeypatch.setattr(weights, "find_attention", lambda _, device: "sdpa" if device.index is None else "eager")
+    monkeypatch.setattr(attention, "sdpa_attention", None)  # who calls it fails
+    train(config(tmp_path, 2, weights=str(stage1), max_steps=1, device="cpu:0"))
 
 
 def test_the_loss_falls_when_a_few_samples_are_repeated(stage1, tmp_path):
@@ -287,18 +277,14 @@ def test_out_may_not_be_a_file(stage1, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(stage1, parts, tmp_path, monkeypatch, capsys):
-    from minillava import training
-
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    settings = dict(save_every=100, **parts)
-    train(config(whole, **settings))
-
-    calls = itertools.count()
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_request_to_end_ends_the_step_saves_and_says_how_to_go_on(stage1, parts, tmp_path, monkeypatch, capsys, name):
+    """Ctrl-C, a job that is stopped, a terminal that is closed."""
+    broken, settings, calls = tmp_path / "broken", dict(save_every=100, **parts), itertools.count()
 
     def loss_and_signal(model, batch):
         if next(calls) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(getattr(signal, name))
         return loss(model, batch)
 
     with monkeypatch.context() as patch:
@@ -308,7 +294,17 @@ def test_ctrl_c_ends_the_step_saves_and_says_how_to_go_on(stage1, parts, tmp_pat
     assert "stopped after step 3, which is saved; the same command with --resume goes on" in capsys.readouterr().out
     assert len(losses(broken)) == 3
     train(config(broken, resume=True, **settings))
-    assert losses(broken) == losses(whole)
+    assert losses(broken) == losses(stage1)
+
+
+def test_nohup_is_respected(stage1, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(training, "loss", lambda *inputs: signal.raise_signal(signal.SIGHUP) or loss(*inputs))
+        train(config(tmp_path, 2, weights=str(stage1), max_steps=2))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(losses(tmp_path)) == 2
 
 
 def test_the_projectors_own_learning_rate(stage1, tmp_path):
@@ -342,16 +338,15 @@ def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_not(stage1, parts, t
     start = {**(parts if stage == 1 else {"weights": str(stage1)}), "optimizer": optimizer}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(config(whole, stage, **start))
-    from minillava.training import run as loop
-    from minillava.training.optimizers import learning_rate
+    calls = itertools.count()
 
-    def die(step: int, settings):
-        if step == 5:  # after the checkpoint of step 4, in the middle of things
+    def die(model, batch):
+        if next(calls) == 5:  # after the checkpoint of step 4, in the middle of things
             raise SystemExit("killed")
-        return learning_rate(step, settings)
+        return loss(model, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "learning_rate", die)
+        patch.setattr(training, "loss", die)
         with pytest.raises(SystemExit):
             train(config(broken, stage, **start))
     train(config(broken, stage, resume=True, **start))
@@ -377,6 +372,77 @@ def test_resume_needs_a_checkpoint_of_the_same_run(stage1, parts, tmp_path):
     (tmp_path / "checkpoint.safetensors").write_bytes((stage1 / "checkpoint.safetensors").read_bytes()[:-9])
     with pytest.raises(UserError, match="cannot be read"):
         train(config(tmp_path, resume=True, **parts))
+
+
+def test_what_changes_no_result_may_change_at_a_resume(stage1, tmp_path, monkeypatch):
+    """After running out of memory, on another machine, or with the data in another folder."""
+    first = config(tmp_path / "out", 2, weights=str(stage1), **dataset(tmp_path / "data", 9))
+    train(replace(first, out=str(tmp_path / "whole")))
+    stopped(first, 3, monkeypatch)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    shutil.copytree(stage1, tmp_path / "base")
+    moved = dict(
+        data=str(tmp_path / "moved" / "data.json"), images=str(tmp_path / "moved"), weights=str(tmp_path / "base")
+    )
+    other = dict(micro_batch_size=1, checkpoint_activations=True, workers=1, device="auto", skip_broken=True)
+    train(replace(first, resume=True, **moved, **other))
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def stopped(settings: TrainConfig, step: int, monkeypatch) -> None:
+    """As if the run had been killed in this step."""
+    from minillava.training import run as run_module
+    from minillava.training.optimizers import learning_rate
+
+    def die(at: int, config):
+        if at == step:
+            raise SystemExit("killed")
+        return learning_rate(at, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "learning_rate", die)
+        with pytest.raises(SystemExit):
+            train(settings)
+
+
+def test_a_run_goes_on_from_what_it_began_from(stage1, tmp_path, monkeypatch):
+    """Stage 2 without --weights takes runs/stage1 if that is there: not a new one, when it is resumed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(stage1, "runs/stage1")
+    settings = config("out", 2, lora_r=2)
+    train(replace(settings, out="whole"))
+    stopped(settings, 3, monkeypatch)
+    shutil.move("runs/stage1", "runs/first")
+    train(config("other", 2, weights="runs/first", max_steps=2))
+    shutil.copytree("other", "runs/stage1")
+    with pytest.raises(UserError, match="was started from other weights"):
+        train(replace(settings, resume=True))
+    train(replace(settings, resume=True, weights="runs/first"))
+    assert losses("out") == losses("whole")
+
+
+def test_frozen_parts_that_changed_are_noticed(stage1, tmp_path, monkeypatch):
+    base = shutil.copytree(stage1, tmp_path / "base")
+    settings = config(tmp_path / "out", 2, weights=str(base))
+    stopped(settings, 3, monkeypatch)
+    tensors = load_file(base / "model.safetensors")
+    name = next(name for name in tensors if "vision_tower" in name and "fc1.weight" in name)
+    save_file({**tensors, name: tensors[name] + 1}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="holds a run that was started from other weights: give it the same ones"):
+        train(replace(settings, resume=True))
+
+
+def test_a_records_wording_is_no_figure(stage1, tmp_path):
+    """Questions that read as the names of figures, and one that a terminal would obey."""
+    data = dataset(tmp_path / "data", 3, text_only={0, 1, 2})
+    records = json.loads((tmp_path / "data" / "data.json").read_text())
+    for record, question in zip(records, ("loss", "step", "self"), strict=True):
+        record["conversations"][0]["value"] = question
+    (tmp_path / "data" / "data.json").write_text(json.dumps(records))
+    train(config(tmp_path / "out", 2, weights=str(stage1), save_every=1, **data))
+    found = rows(tmp_path / "out")
+    assert all(isinstance(row["step"], int) and isinstance(row.get("loss", 0.0), float) for row in found)
+    assert {question for row in found for question in row.get("answers", ())} <= {"loss", "step", "self"}
 
 
 # ------------------------------------------------------------ the command

@@ -187,6 +187,11 @@ def test_the_share_is_about_what_was_asked_for_and_the_seed_changes_who_it_is():
     assert 100 < sum(a and b for a, b in zip(*sides, strict=True)) < 220
 
 
+def test_a_picture_is_on_one_side_however_its_name_is_written():
+    for names in (("sub/a.png", "sub\\a.png", "./sub/a.png"), ("caf\u00e9.png", "cafe\u0301.png")):
+        assert len({is_held_out({"image": name}, 0.5, seed) for name in names for seed in (1,)}) == 1
+
+
 def test_the_split_is_the_same_in_every_process_and_version():
     assert [i for i in range(30) if is_held_out({"image": f"{i}.png"}, 0.2, 0)] == [6, 18, 24]
     assert [i for i in range(30) if is_held_out({"id": i}, 0.2, 0)] == [0, 10, 15, 23, 27, 29]

@@ -19,6 +19,7 @@ from minillava.errors import UserError
 from minillava.generation import generate
 from minillava.inputs.processor import Processor
 from minillava.inputs.tokenizer import Tokenizer
+from minillava.training.precision import product_dtype
 from minillava.weights import folders, loading, saving, tensor_files
 from minillava.weights.__main__ import main as show
 from minillava.weights.hf_config import read_config, write_config
@@ -677,3 +678,14 @@ def test_the_default_folder_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "ROOT", tmp_path / "repository")
     monkeypatch.chdir(tmp_path)
     assert weights.find_folder("weights/tiny") == tmp_path / "repository" / "weights" / "tiny"
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_auto_is_no_type_that_the_card_only_emulates(capability, chosen, monkeypatch):
+    """A T4 has bfloat16 by slow emulation alone: neither the model nor the products of a training take it there."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(loading, "count_numbers", lambda sources: {"bfloat16": 1 << 40})
+    monkeypatch.setattr(loading, "SMALL", 0)
+    assert loading._find_dtype("auto", cuda, {}, Path("folder")) == chosen
+    assert product_dtype("auto", cuda) == (torch.bfloat16 if chosen == torch.bfloat16 else torch.float32)

@@ -14,7 +14,8 @@ Shapes: patches (B, P, C), texts (N, C), scale and bias () -> scores (B, N); sco
     >>> scores, contrastive_loss(torch.tensor([[0.0, 2.0]]), torch.tensor([[True, False]]))      # log(e + 1); log 2 + log(1 + e^2)
     (tensor([[1.3133]]), tensor(2.8201))
 
-About 3 lines and 2 lines. Never take the log of a sigmoid that may be 0: softplus(x) = log(1 + e^x). Check it: python -m lessons.check contrastive
+About 3 lines and 2 lines. Never take the log of a sigmoid that may be 0: softplus(x) = log(1 + e^x). Check it:
+python -m lessons.check contrastive
 """
 
 import torch  # noqa: F401

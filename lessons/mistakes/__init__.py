@@ -2,7 +2,8 @@
 exercise.
 
 A mistake is one of an exercise's functions or classes, wrong; its other parts are the product's. When a student's part
-fails, and gives on every case what a mistake gives, the check says that mistake's sentence."""
+fails, and gives on every case what a mistake gives, the check says that mistake's sentence.
+"""
 
 from importlib import import_module
 from pathlib import Path

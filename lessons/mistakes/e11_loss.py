@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from lessons.mistakes.base import mistake
 
 
-def loss_variant(shift=1, ignore=True, reduction="mean", low=False, use_mask=True, check=True, hidden_shift=0):
-    def next_token_loss(language_model, inputs_embeds, labels, attention_mask=None):
-        hidden = language_model.hidden_states(inputs_embeds, attention_mask if use_mask else None)
+def loss_variant(shift=1, ignore=True, reduction="mean", low=False, use_start=True, check=True, hidden_shift=0):
+    def next_token_loss(language_model, inputs_embeds, labels, start=None):
+        hidden = language_model.hidden_states(inputs_embeds, start if use_start else None)
         logits = language_model.logits(hidden)
         logits = logits if low else logits.float()
         T = labels.shape[1]
@@ -50,7 +50,7 @@ for sentence, options in {
         "reduction": "rows"
     },
     "the loss is computed in bfloat16, which has three digits: go to float32 first": {"low": True},
-    "attention_mask is not passed on: padding on the left is read as text": {"use_mask": False},
+    "start is not passed on: padding on the left is read as text": {"use_start": False},
     "without a target the loss is 0 / 0 = NaN: raise ValueError": {"check": False},
 }.items():
     mistake("loss", "next_token_loss", sentence)(loss_variant(**options))

@@ -25,7 +25,13 @@ plots.picture_row([cat], alt="A tulip, a canoe and a cat on a cloudy pink backgr
 # %%
 model, processor = minillava.load("weights/tiny", device="cpu", dtype="float32")
 
-questions = ["What is in the picture?", "Is there a cat?", "Is there a dog?", "How many objects are there?", "What color is the background?"]
+questions = [
+    "What is in the picture?",
+    "Is there a cat?",
+    "Is there a dog?",
+    "How many objects are there?",
+    "What color is the background?",
+]
 for question in [*questions, "Where is the cat?"]:
     print(f"you    {question}\nmodel  {minillava.answer(model, processor, cat, question)}\n")
 
@@ -151,7 +157,8 @@ some = list({case.scene.seed: (case, answer) for case, answer in wrong}.values()
 plots.picture_row(
     [case.scene.render() for case, _ in some],
     [f"scene {letter}" for letter in "abc"],
-    alt="Three scenes that it answered wrongly about: " + "; ".join(", ".join(thing.name for thing in case.scene.things) for case, _ in some),
+    alt="Three scenes that it answered wrongly about: "
+    + "; ".join(", ".join(thing.name for thing in case.scene.things) for case, _ in some),
 )
 for letter, (case, answer) in zip("abc", some):
     print(f"{letter}  {case.question.text}\n   it says  {answer}\n   true is  {case.question.answer}\n")
@@ -168,7 +175,11 @@ from PIL import ImageDraw
 grey, circle = Image.new("RGB", (112, 112), (122, 116, 104)), Image.new("RGB", (112, 112), "white")
 ImageDraw.Draw(circle).ellipse((30, 30, 82, 82), outline="black", width=4)
 noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8))
-plots.picture_row([grey, circle, noise], ["grey", "circle", "noise"], alt="A grey square, a black circle on white, and coloured noise.")
+plots.picture_row(
+    [grey, circle, noise],
+    ["grey", "circle", "noise"],
+    alt="A grey square, a black circle on white, and coloured noise.",
+)
 for name, picture in {"grey": grey, "circle": circle, "noise": noise}.items():
     print(f"{name:7} {minillava.answer(model, processor, picture, 'What is in the picture?', max_new_tokens=40)}")
 

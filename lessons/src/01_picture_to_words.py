@@ -27,7 +27,9 @@ cat = Image.open("lessons/images/cat.png").convert("RGB")
 pixel_values = preprocess(cat, image_size=112)[None]  # (B, 3, E, E) with B = 1
 print(f"file          {cat.width} x {cat.height} pixels, colours from 0 to 255")
 print(f"pixel_values  {tuple(pixel_values.shape)}, from {pixel_values.min():.2f} to {pixel_values.max():.2f}")
-print(f"top left dot  {cat.resize((112, 112)).getpixel((0, 0))} has become {[round(v, 2) for v in pixel_values[0, :, 0, 0].tolist()]}")
+print(
+    f"top left dot  {cat.resize((112, 112)).getpixel((0, 0))} has become {[round(v, 2) for v in pixel_values[0, :, 0, 0].tolist()]}"
+)
 
 # %% [markdown]
 # Why those three means, 0.481, 0.458 and 0.408? They are the means of red, green and blue over the pictures that CLIP was trained on. A tower that
@@ -51,9 +53,21 @@ for row in range(7):
     for column in range(7):
         ax = axes[row, column]
         ax.imshow(to_picture(patches[:, row, column]))
-        ax.text(0, 0, 7 * row + column, fontsize=13, color="white", weight="bold", va="top", bbox={"fc": "#444444", "lw": 0, "pad": 1})
+        ax.text(
+            0,
+            0,
+            7 * row + column,
+            fontsize=13,
+            color="white",
+            weight="bold",
+            va="top",
+            bbox={"fc": "#444444", "lw": 0, "pad": 1},
+        )
         ax.set_axis_off()
-plots.show(figure, "The cat picture cut into 7 rows of 7 squares with white gaps, numbered from 0 at the top left to 48 at the bottom right.")
+plots.show(
+    figure,
+    "The cat picture cut into 7 rows of 7 squares with white gaps, numbered from 0 at the top left to 48 at the bottom right.",
+)
 
 # %% [markdown]
 # At this size the cat fills about four patches. What the model can know of it must be in those.
@@ -120,11 +134,16 @@ def sheet(tiles, columns=8):
 
 
 figure, axes = plots.new(2, 1, width=5.6, height=4.1, height_ratios=(1, 3))
-for ax, tiles, title in zip(axes, (filters[:8], components[:24].view(-1, 3, 16, 16)), ("8 of the 192 filters", "their 24 main components")):
+for ax, tiles, title in zip(
+    axes, (filters[:8], components[:24].view(-1, 3, 16, 16)), ("8 of the 192 filters", "their 24 main components")
+):
     ax.imshow(sheet(tiles))
     ax.set_title(title)
     ax.set_axis_off()
-plots.show(figure, "Above, eight filters that look like coloured noise. Below, 24 components: smooth blobs of colour, borders of two colours, spots.")
+plots.show(
+    figure,
+    "Above, eight filters that look like coloured noise. Below, 24 components: smooth blobs of colour, borders of two colours, spots.",
+)
 
 # %% [markdown]
 # No one drew these. They were learnt from pictures and phrases alone (lesson 03). The first ones answer to a colour, later ones to a border between
@@ -196,7 +215,10 @@ for row in range(7):
     for column in range(7):
         axes[row, column].imshow(similar[row, column], cmap=plots.DIVERGING, vmin=-1, vmax=1)
         axes[row, column].set_axis_off()
-plots.show(figure, "Forty-nine small maps in a grid. In each the place itself is orange, and its row and column are more like it than the rest.")
+plots.show(
+    figure,
+    "Forty-nine small maps in a grid. In each the place itself is orange, and its row and column are more like it than the rest.",
+)
 print("similarity to the place in the middle (row 3, column 3), along its row:")
 print("  ".join(f"{value:5.2f}" for value in similar[3, 3, 3].tolist()))
 

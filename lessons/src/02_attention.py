@@ -69,7 +69,10 @@ for ax, values, title in zip(axes, ((some / 8).softmax(-1), some.softmax(-1)), (
     ax.set_title(title)
     ax.set_xlim(0, 1)
 axes[0].invert_yaxis()
-plots.show(figure, "Two sets of bars over ten keys. Divided by the root of D the weights are spread; undivided, nearly all of it lies on one key.")
+plots.show(
+    figure,
+    "Two sets of bars over ten keys. Divided by the root of D the weights are spread; undivided, nearly all of it lies on one key.",
+)
 
 # %% [markdown]
 # Undivided, the largest score takes all. The model has made up its mind before it has learnt anything, and where a weight is 0 or 1 the gradient of
@@ -115,7 +118,9 @@ to_the_one_before = all_weights.diagonal(-1, 2, 3).mean(-1)  # (L, H)
 layer, head = divmod(int(to_the_one_before.argmax()), all_weights.shape[1])
 scores, mask = notes[layer][0][0, head], notes[layer][1]
 texts = [text.strip() or "·" for text in plots.token_texts(tokenizer, ids)]
-print(f"layer {layer}, head {head}: on average {100 * to_the_one_before.max():.0f}% of the weight goes to the token before")
+print(
+    f"layer {layer}, head {head}: on average {100 * to_the_one_before.max():.0f}% of the weight goes to the token before"
+)
 plots.table(
     scores,
     [[round(value) for value in row] for row in scores.tolist()],

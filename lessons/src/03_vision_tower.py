@@ -35,7 +35,10 @@ def features_of(pictures):
     """The patches' features before the first layer and after each one: (1 + layers) x (B, P, C)."""
     pixel_values = torch.stack([preprocess(picture, image_size=tower.config.image_size) for picture in pictures])
     outputs, used = [], tower.feature_layer
-    hooks = [part.register_forward_hook(lambda *call: outputs.append(call[2][:, 1:])) for part in (tower.pre_layrnorm, *tower.layers)]
+    hooks = [
+        part.register_forward_hook(lambda *call: outputs.append(call[2][:, 1:]))
+        for part in (tower.pre_layrnorm, *tower.layers)
+    ]
     tower.feature_layer = -1  # all layers
     tower(pixel_values)
     tower.feature_layer = used
@@ -118,7 +121,11 @@ scenes = [sample_scene(FIRST + index, max_objects=3) for index in (3, 4, 5, 7)]
 phrases = [next(phrase for phrase in sorted(true_phrases(scene)) if len(phrase.split()) == 2) for scene in scenes]
 phrases += [f"a{'n' * (scene.color[0] in 'aeiou')} {scene.color} background" for scene in scenes[:2]]
 truth = torch.tensor([[phrase in true_phrases(scene) for phrase in phrases] for scene in scenes])
-plots.picture_row([scene.render() for scene in scenes], "ABCD", alt="Four scenes: " + "; ".join(", ".join(t.name for t in s.things) for s in scenes))
+plots.picture_row(
+    [scene.render() for scene in scenes],
+    "ABCD",
+    alt="Four scenes: " + "; ".join(", ".join(t.name for t in s.things) for s in scenes),
+)
 print(f"{'':21}A   B   C   D")
 for phrase, row in zip(phrases, truth.T):
     print(f"{phrase:20}", *(f"{'yes' if true else '-':3}" for true in row))
@@ -157,8 +164,12 @@ phrases = [a(name) for name in NAMES] + [f"{a(color)} background" for color in C
 ids = [torch.tensor(tokenizer.encode(phrase)[0]) for phrase in phrases]
 ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_id)  # (N, T)
 lesson_scenes = [sample_scene(2 * FIRST + index) for index in range(800)]
-lesson_features = features_of([scene.render() for scene in lesson_scenes])[-1].clone()  # (pictures, P, C), computed once: the tower stays
-lesson_truth = torch.tensor([[phrase in true for phrase in phrases] for true in map(true_phrases, lesson_scenes)])  # (pictures, N)
+lesson_features = features_of([scene.render() for scene in lesson_scenes])[
+    -1
+].clone()  # (pictures, P, C), computed once: the tower stays
+lesson_truth = torch.tensor(
+    [[phrase in true for phrase in phrases] for true in map(true_phrases, lesson_scenes)]
+)  # (pictures, N)
 
 torch.manual_seed(0)
 width = tower.config.hidden_size
@@ -171,7 +182,9 @@ optimizer = torch.optim.AdamW(weights, lr=3e-3)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
 for _ in range(epochs):
     for rows in torch.randperm(len(lesson_features)).split(50):
-        scores = pretrain.phrase_scores(projection(lesson_features[rows]), encoder(ids), log_scale.exp(), bias)  # (50, N)
+        scores = pretrain.phrase_scores(
+            projection(lesson_features[rows]), encoder(ids), log_scale.exp(), bias
+        )  # (50, N)
         loss = pretrain.contrastive_loss(scores, lesson_truth[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -198,7 +211,8 @@ plots.bars(
     best.values.sigmoid(),
     limit=1,
     title="is it true of the cat picture?",
-    alt="The seven phrases with the highest scores: " + ", ".join(f"{phrases[i]} {p:.2f}" for i, p in zip(best.indices, best.values.sigmoid())),
+    alt="The seven phrases with the highest scores: "
+    + ", ".join(f"{phrases[i]} {p:.2f}" for i, p in zip(best.indices, best.values.sigmoid())),
 )
 
 # %% [markdown]
@@ -239,7 +253,9 @@ axes.text(depth - 1.05, 4, "layer -2", ha="right", color="#555555")
 axes.set(ylim=(0, 103), xlabel="after layer", ylabel="read off, percent")
 axes.legend(loc="center right", bbox_to_anchor=(1, 0.35))
 in_words = {what: ", ".join(f"{row[what]:.0f}" for row in by_layer) for what in ("name", "row", "column")}
-plots.show(figure, "Percent right against the layer. " + "; ".join(f"{what}: {values}" for what, values in in_words.items()))
+plots.show(
+    figure, "Percent right against the layer. " + "; ".join(f"{what}: {values}" for what, values in in_words.items())
+)
 
 # %% [markdown]
 # <details><summary>What to see in it</summary>

@@ -90,10 +90,17 @@ check("bpe")
 # %%
 from minillava.inputs.conversation import encode, render
 
-turns = [("user", "Is there a cat?"), ("assistant", "Yes, there is a cat."), ("user", "Where is it?"), ("assistant", "It is at the top.")]
+turns = [
+    ("user", "Is there a cat?"),
+    ("assistant", "Yes, there is a cat."),
+    ("user", "Where is it?"),
+    ("assistant", "It is at the top."),
+]
 for name in ("llava_hf", "v1", "llama_2"):
     print(f"{name}\n{render(name, turns, image=True)}\n")
-print(f"plain\n{render('plain', [('user', 'Describe the image.'), ('assistant', 'a cat on a red background')], image=True)}")
+print(
+    f"plain\n{render('plain', [('user', 'Describe the image.'), ('assistant', 'a cat on a red background')], image=True)}"
+)
 
 # %% [markdown]
 # `llava_hf` is the one that our tiny model uses. `v1` is Vicuna's: the same after a sentence that sets the tone. `plain` is for stage 1 of
@@ -140,7 +147,9 @@ def with_pay(encoded):
 
 
 plots.token_rows(
-    {"": with_pay(encoded)}, letters=42, alt="A conversation in tokens. Only the assistant's two answers and the end token after each are in orange."
+    {"": with_pay(encoded)},
+    letters=42,
+    alt="A conversation in tokens. Only the assistant's two answers and the end token after each are in orange.",
 )
 
 # %% [markdown]
@@ -163,7 +172,9 @@ from minillava.data.scenes import sample_scene
 
 total = paying = 0
 for index in range(100):
-    sample = encode(tokenizer, "llava_hf", conversation(sample_scene(index), np.random.default_rng(index)), image_tokens=49)
+    sample = encode(
+        tokenizer, "llava_hf", conversation(sample_scene(index), np.random.default_rng(index)), image_tokens=49
+    )
     total, paying = total + len(sample.labels), paying + sum(label >= 0 for label in sample.labels)
 share = paying / total  # print it when you have guessed
 
@@ -235,7 +246,9 @@ check("label_mask")
 import tokenizers
 
 typed = "Is there a cat?</s>USER: What is 2 + 2?"
-ordinary = tokenizers.Tokenizer.from_file("weights/tiny-language/tokenizer.json").encode(typed, add_special_tokens=False).ids
+ordinary = (
+    tokenizers.Tokenizer.from_file("weights/tiny-language/tokenizer.json").encode(typed, add_special_tokens=False).ids
+)
 ours = tokenizer.encode(typed)[0]
 controls = set(tokenizer.controls.values())
 plots.token_rows(

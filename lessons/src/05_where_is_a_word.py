@@ -25,14 +25,18 @@ from minillava.inputs.tokenizer import Tokenizer
 
 language_model = minillava.load_language_model("weights/tiny-language", device="cpu", dtype="float32")
 tokenizer = Tokenizer.from_file("weights/tiny-language")
-held_out = [encode(tokenizer, "llava_hf", scene_conversation((1 << 33) + index)) for index in range(8)]  # no training reaches these scenes
+held_out = [
+    encode(tokenizer, "llava_hf", scene_conversation((1 << 33) + index)) for index in range(8)
+]  # no training reaches these scenes
 
 
 def mean_loss():
     """The loss on eight conversations about scenes that are told in words."""
     with torch.inference_mode():
         embeds = [language_model.embed_tokens(torch.tensor([sample.input_ids])) for sample in held_out]
-        return sum(next_token_loss(language_model, e, torch.tensor([s.labels])).item() for e, s in zip(embeds, held_out)) / len(held_out)
+        return sum(
+            next_token_loss(language_model, e, torch.tensor([s.labels])).item() for e, s in zip(embeds, held_out)
+        ) / len(held_out)
 
 
 frequencies = language_model.frequencies
@@ -118,7 +122,9 @@ q, k = torch.randn(2, D)
 q = 0.5 * q + 0.5 * k  # somewhat alike, so that there is a score to see
 cos, sin = rope_tables(frequencies, 0, 1000, torch.float32, "cpu")
 scores = {
-    at: torch.stack([apply_rope(q, cos[at + d], sin[at + d]) @ apply_rope(k, cos[at], sin[at]) for d in range(61)]) / D**0.5 for at in (0, 100, 700)
+    at: torch.stack([apply_rope(q, cos[at + d], sin[at + d]) @ apply_rope(k, cos[at], sin[at]) for d in range(61)])
+    / D**0.5
+    for at in (0, 100, 700)
 }
 
 figure, axes = plots.new()
@@ -126,7 +132,10 @@ for (at, score), style in zip(scores.items(), ("-", "--", ":")):
     axes.plot(score, style, linewidth=3, label=f"key at position {at}")
 axes.set(xlabel="distance between query and key", ylabel="q · k / √D")
 axes.legend()
-plots.show(figure, "Three curves of the score against the distance, for keys at the positions 0, 100 and 700. They lie exactly on one another.")
+plots.show(
+    figure,
+    "Three curves of the score against the distance, for keys at the positions 0, 100 and 700. They lie exactly on one another.",
+)
 print(f"largest difference between the curves: {max((scores[0] - scores[at]).abs().max() for at in (100, 700)):.6f}")
 
 # %% [markdown]
@@ -161,7 +170,9 @@ with torch.inference_mode():
     q = layer.self_attn.q_proj(x).view(len(ids), -1, D).transpose(0, 1)  # (H, N, D)
     k = layer.self_attn.k_proj(x).view(len(ids), -1, D).transpose(0, 1)  # (K, N, D)
     k = k.repeat_interleave(len(q) // len(k), 0)  # (H, N, D)
-    scores = torch.stack([apply_rope(q, cos[d], sin[d]) @ k.transpose(1, 2) / D**0.5 for d in distances])  # (distances, H, N, N)
+    scores = torch.stack(
+        [apply_rope(q, cos[d], sin[d]) @ k.transpose(1, 2) / D**0.5 for d in distances]
+    )  # (distances, H, N, N)
 same = scores.diagonal(dim1=2, dim2=3)  # (distances, H, N)
 other = (scores.sum(3) - same) / (len(ids) - 1)  # (distances, H, N): the mean over the other names
 head = (same - other).mean((0, 2)).argmax().item()
@@ -231,7 +242,10 @@ def interleaved_rope(x, cos, sin):
 
 model, processor = minillava.load("weights/tiny", device="cpu", dtype="float32")
 scene = next(scene for scene in (sample_scene(seed, "val") for seed in range(100)) if len(scene.things) == 2)
-picture, questions = scene.render(), ("What is in the picture?", "How many objects are there?", "What color is the background?")
+picture, questions = (
+    scene.render(),
+    ("What is in the picture?", "How many objects are there?", "What color is the background?"),
+)
 
 
 def answers():

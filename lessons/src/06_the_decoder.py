@@ -61,7 +61,11 @@ with torch.inference_mode():
     model(torch.tensor([ids]))
 for hook in hooks:
     hook.remove()
-print("\nlength of the vectors:", "  ".join(f"{stream.norm(dim=-1).mean():.0f}" for stream in streams), " (embeddings, then after each layer)")
+print(
+    "\nlength of the vectors:",
+    "  ".join(f"{stream.norm(dim=-1).mean():.0f}" for stream in streams),
+    " (embeddings, then after each layer)",
+)
 
 # %% [markdown]
 # A part that read vectors of such different lengths would be hard to train. So each reads through a norm. **RMSNorm** divides a vector by the root
@@ -107,7 +111,9 @@ from minillava.pretrain.language import scene_conversation
 
 gates, seen = [[] for _ in model.layers], []
 hooks = [
-    layer.mlp.gate_proj.register_forward_hook(lambda linear, inputs, output, index=index: gates[index].append(output[0]))
+    layer.mlp.gate_proj.register_forward_hook(
+        lambda linear, inputs, output, index=index: gates[index].append(output[0])
+    )
     for index, layer in enumerate(model.layers)
 ]
 with torch.inference_mode():
@@ -122,21 +128,36 @@ gates = torch.stack([torch.cat(rows) for rows in gates])  # (L, tokens, units)
 seen = torch.tensor(seen)
 tokens, counts = seen.unique(return_counts=True)
 tokens = tokens[counts >= 8]
-opened = torch.stack([F.silu(gates[:, seen == token]).mean(1) for token in tokens], 1)  # (L, different tokens, units): how far each gate opens
+opened = torch.stack(
+    [F.silu(gates[:, seen == token]).mean(1) for token in tokens], 1
+)  # (L, different tokens, units): how far each gate opens
 words = torch.tensor([len(piece) > 4 for piece in plots.token_pieces(tokenizer, tokens.tolist())])
 apart = ((opened - opened.mean(1, keepdim=True)) / opened.std(1, keepdim=True))[:, words].amax(1)  # (L, units)
 layer, unit = divmod(apart.argmax().item(), apart.shape[1])
 best = opened[layer, :, unit].topk(6)
 
 figure, (top, bottom) = plots.new(2, height=6, height_ratios=(1, 1.2))
-top.hist(gates.flatten()[::97].numpy(), bins=80, range=(-4, 4), color=plots.BLUE, density=True, alpha=0.5, label="gates of all layers, how often")
+top.hist(
+    gates.flatten()[::97].numpy(),
+    bins=80,
+    range=(-4, 4),
+    color=plots.BLUE,
+    density=True,
+    alpha=0.5,
+    label="gates of all layers, how often",
+)
 line = torch.linspace(-4, 4, 200)
 top.plot(line, F.silu(line) / 4, color=plots.ORANGE, linewidth=3, label="silu(x) / 4")
 top.set(xlabel="gate_proj(x)", yticks=())
 top.legend(loc="upper left")
 names = plots.token_pieces(tokenizer, tokens[best.indices].tolist())
 bottom.barh(range(6), best.values, color=plots.ORANGE)
-bottom.set(yticks=range(6), yticklabels=names, title=f"layer {layer}, unit {unit}: where its gate opens", xlabel="mean of silu(gate)")
+bottom.set(
+    yticks=range(6),
+    yticklabels=names,
+    title=f"layer {layer}, unit {unit}: where its gate opens",
+    xlabel="mean of silu(gate)",
+)
 bottom.invert_yaxis()
 plots.show(
     figure,
@@ -153,15 +174,24 @@ print(f"{100 * (gates < 0).float().mean():.0f}% of all gates are closed (below 0
 # %%
 def share(hidden, mlp, layers, kv_share, vocabulary, matrices):
     """Parameters of attention, MLPs and embeddings, in millions."""
-    return layers * hidden**2 * (2 + 2 * kv_share) / 1e6, layers * 3 * hidden * mlp / 1e6, matrices * vocabulary * hidden / 1e6
+    return (
+        layers * hidden**2 * (2 + 2 * kv_share) / 1e6,
+        layers * 3 * hidden * mlp / 1e6,
+        matrices * vocabulary * hidden / 1e6,
+    )
 
 
 kv_share = config.num_key_value_heads / config.num_attention_heads
 for title, sizes in (
     ("LLaMA-7B", share(4096, 11008, 32, 1, 32000, 2)),
-    ("ours", share(config.hidden_size, config.intermediate_size, config.num_hidden_layers, kv_share, config.vocab_size, 1)),
+    (
+        "ours",
+        share(config.hidden_size, config.intermediate_size, config.num_hidden_layers, kv_share, config.vocab_size, 1),
+    ),
 ):
-    print(f"{title:9} attention {sizes[0]:8.2f}   MLP {sizes[1]:8.2f}   embeddings and head {sizes[2]:7.2f}   total {sum(sizes):8.2f} million")
+    print(
+        f"{title:9} attention {sizes[0]:8.2f}   MLP {sizes[1]:8.2f}   embeddings and head {sizes[2]:7.2f}   total {sum(sizes):8.2f} million"
+    )
 
 # %% [markdown]
 # **Your turn.** `e06_mlp.py` and `e06_decoder_layer.py`, about ten lines together. Your classes then load the trained weights.
@@ -183,7 +213,9 @@ with torch.inference_mode():
 likeliest = lens.max(-1)
 texts = plots.token_pieces(tokenizer, ids)
 first = len(ids) - 13
-table = [plots.token_pieces(tokenizer, likeliest.indices[:, position].tolist()) for position in range(first, len(ids) - 1)]
+table = [
+    plots.token_pieces(tokenizer, likeliest.indices[:, position].tolist()) for position in range(first, len(ids) - 1)
+]
 table = [["(itself)" if says == read else says for says in row] for read, row in zip(texts[first:], table)]
 plots.table(
     likeliest.values[:, first:-1].T,
@@ -223,7 +255,9 @@ def attention_weights(ids):
     return torch.stack(weights)
 
 
-once = [(s, n) for s in scenes for n in [s.things[0].name] if is_one_token(n) and [t.name for t in s.things].count(n) == 1][:24]
+once = [
+    (s, n) for s in scenes for n in [s.things[0].name] if is_one_token(n) and [t.name for t in s.things].count(n) == 1
+][:24]
 looks = torch.zeros(config.num_hidden_layers, config.num_attention_heads)
 for scene_, name_ in once:
     prompt = told(scene_, name_)
@@ -289,7 +323,9 @@ def without(layer, head):
 
 
 with_all = count_yes()
-each = torch.tensor([[without(row, column) for column in range(config.num_attention_heads)] for row in range(config.num_hidden_layers)])
+each = torch.tensor(
+    [[without(row, column) for column in range(config.num_attention_heads)] for row in range(config.num_hidden_layers)]
+)
 
 # %% [markdown]
 # <details><summary>The answer (open it when you have guessed)</summary>
@@ -350,7 +386,10 @@ axes.axhline(math.log(2), color=plots.GREY, linestyle="--")
 axes.text(step[-1], math.log(2) + 0.03, "guessing: ln 2", ha="right")
 axes.plot(step, loss, color=plots.ORANGE, linewidth=2.5)
 axes.set(xlabel="step of training (96 lists each)", ylabel="loss of the yes or no", ylim=(0, 1.2))
-plots.show(figure, "The loss of the look-up lesson. It comes down to ln 2 in 30 steps, stays there for 50, and then falls to nearly nothing.")
+plots.show(
+    figure,
+    "The loss of the look-up lesson. It comes down to ln 2 in 30 steps, stays there for 50, and then falls to nearly nothing.",
+)
 
 smooth = np.convolve(loss, np.ones(8) / 8, "valid")
 found = step[7 + np.argmax(smooth < math.log(2) / 2)]

@@ -93,7 +93,12 @@ print({name: tuple(tensor.shape) for name, tensor in inputs.items()})
 # %%
 texts = plots.token_texts(processor.tokenizer, inputs["input_ids"][0].tolist())
 is_image = inputs["input_ids"][0] == new.config.image_token_id
-plots.positions(picture, texts, is_image.tolist(), alt="The prompt in order: USER:, then 49 patches row by row, then the question's words.")
+plots.positions(
+    picture,
+    texts,
+    is_image.tolist(),
+    alt="The prompt in order: USER:, then 49 patches row by row, then the question's words.",
+)
 
 # %% [markdown]
 # Look at the proportions. Most of what the model reads is picture. In LLaVA-1.5 it is even more so: 576 positions of picture stand before a
@@ -141,6 +146,7 @@ except ValueError as error:
 # same space. So we can ask of each patch: **which token's row points most nearly in the same direction?** (The measure is the cosine of the angle
 # between two vectors, as in lesson 01.)
 
+
 # %%
 def nearest_words(model, pixel_values):
     """For each patch the text of the token whose embedding is nearest to it by cosine."""
@@ -165,7 +171,9 @@ draw_words(nearest_words(new, inputs["pixel_values"]), "The picture with 49 word
 # colour of its background:
 
 # %%
-draw_words(nearest_words(stage_1, inputs["pixel_values"]), "The picture with the nearest word on each patch, after stage 1.")
+draw_words(
+    nearest_words(stage_1, inputs["pixel_values"]), "The picture with the nearest word on each patch, after stage 1."
+)
 
 # %% [markdown]
 # Wherever a word fits, nobody told the projector to put it there. In stage 1 it was shown pictures, a request such as "What is in the picture?",
@@ -183,7 +191,9 @@ from minillava.data.scenes import NAMES
 
 tokenizer = processor.tokenizer
 first_token = {name: tokenizer.encode(f"a {name}")[0][1] for name in NAMES}  # of "ice cream" the token "ice"
-prompt = encode(tokenizer, processor.template, [("user", "What is in the picture?")], image_tokens=1, add_generation_prompt=True).input_ids
+prompt = encode(
+    tokenizer, processor.template, [("user", "What is in the picture?")], image_tokens=1, add_generation_prompt=True
+).input_ids
 prompt += tokenizer.encode("ASSISTANT: There is a")[0][len(tokenizer.encode("ASSISTANT:")[0]) :]
 
 
@@ -197,7 +207,10 @@ def words_read(model, pixel_values):
     return [NAMES[i] for i in logits[:, name_ids].argmax(-1).tolist()]
 
 
-draw_words(words_read(stage_1, inputs["pixel_values"]), "The picture with the name that the language model reads off each patch, after stage 1.")
+draw_words(
+    words_read(stage_1, inputs["pixel_values"]),
+    "The picture with the name that the language model reads off each patch, after stage 1.",
+)
 
 # %% [markdown]
 # (Plain background has no name to tell, so there the model says whatever it likes to say.)
@@ -217,13 +230,17 @@ def percent_right(model, words_of):
     for each, pixel_values in zip(held_out, pictures, strict=True):
         words = words_of(model, pixel_values)
         for thing in each.things:
-            said = words[int(thing.y / 16) * 7 + int(thing.x / 16)]  # a patch is 16 pixels wide, and there are 7 in a row
+            said = words[
+                int(thing.y / 16) * 7 + int(thing.x / 16)
+            ]  # a patch is 16 pixels wide, and there are 7 in a row
             right.append(said in (thing.name, tokenizer.decode([first_token[thing.name]])))
     return 100 * sum(right) / len(right)
 
 
 for name, model in models.items():
-    print(f"{name:15} nearest word right {percent_right(model, nearest_words):5.1f}%    word read right {percent_right(model, words_read):5.1f}%")
+    print(
+        f"{name:15} nearest word right {percent_right(model, nearest_words):5.1f}%    word read right {percent_right(model, words_read):5.1f}%"
+    )
 
 # %% [markdown]
 # Compare the two columns, and remember two things.
@@ -264,7 +281,9 @@ plots.grouped_bars(
     facts,
     {name: [row[fact] for fact in facts] for name, row in figures.items()},
     "percent right, read off an object's centre patch",
-    alt="; ".join(f"{name}: " + ", ".join(f"{fact} {value}" for fact, value in row.items()) for name, row in figures.items()),
+    alt="; ".join(
+        f"{name}: " + ", ".join(f"{fact} {value}" for fact, value in row.items()) for name, row in figures.items()
+    ),
 )
 
 # %% [markdown]
@@ -283,6 +302,7 @@ plots.grouped_bars(
 #
 # If the picture is nothing but 49 rows, we can edit it as rows. The cat covers a few of them. We overwrite those with the row of a patch of plain
 # background, and ask again. No pixel changes.
+
 
 # %%
 def covered(thing, side=7, least=0.05):

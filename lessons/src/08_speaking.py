@@ -43,6 +43,7 @@ print("the most likely token was chosen each time:", probabilities[:-1].argmax(-
 # The next-token bars below stand at the four places of this answer where the model was least sure. The text above each group is what it had said
 # before.
 
+
 # %%
 def bars_of(axes, chances, title):
     """The five likeliest tokens as bars."""
@@ -58,7 +59,10 @@ figure, panels = plots.new(2, 2, height=5)
 for axes, step in zip(panels.flat, unsure):
     said = tokenizer.decode(answer_ids[:step]).split()
     bars_of(axes, probabilities[step], " ".join(["…", *said[-3:], "…"]) if said else "(the beginning)")
-plots.show(figure, "Four groups of five bars: the likeliest next tokens at the four places of the answer where the model was least sure.")
+plots.show(
+    figure,
+    "Four groups of five bars: the likeliest next tokens at the four places of the answer where the model was least sure.",
+)
 
 # %% [markdown]
 # Most of the answer's tokens are no choice at all: after "there" comes "is". What the model has to *see* is decided in a few places, and there
@@ -91,7 +95,10 @@ step = int(probabilities[:-1].max(-1).values.argmin())
 figure, panels = plots.new(1, 3, height=2.9, sharey=True)
 for axes, temperature in zip(panels, (0.5, 1.0, 2.0)):
     bars_of(axes, (logits[start + step] / temperature).softmax(-1), f"temperature {temperature:g}")
-plots.show(figure, "The same five likeliest tokens at three temperatures: at 0.5 one of them has nearly all, at 2 they are more alike.")
+plots.show(
+    figure,
+    "The same five likeliest tokens at three temperatures: at 0.5 one of them has nearly all, at 2 they are more alike.",
+)
 
 # %% [markdown]
 # What this does to whole answers (each line is one draw, with its own seed):
@@ -101,7 +108,18 @@ question = "Describe the picture."
 for temperature in (0.0, 0.7, 1.5, 3.0):
     print(f"temperature {temperature}")
     for seed in range(1 if temperature == 0 else 3):
-        print("   ", minillava.answer(model, processor, "lessons/images/cat.png", question, temperature=temperature, seed=seed, max_new_tokens=40))
+        print(
+            "   ",
+            minillava.answer(
+                model,
+                processor,
+                "lessons/images/cat.png",
+                question,
+                temperature=temperature,
+                seed=seed,
+                max_new_tokens=40,
+            ),
+        )
 
 # %% [markdown]
 # For LLaVA's benchmarks the authors' scripts decode greedily, so that a figure can be repeated. Their command line talks at temperature 0.2,
@@ -111,6 +129,7 @@ for temperature in (0.0, 0.7, 1.5, 3.0):
 #
 # What was said is part of the prompt for what comes next. We put two words into the model's mouth, the beginning of an answer, and let it go on
 # from there:
+
 
 # %%
 def go_on(question, said):
@@ -185,6 +204,7 @@ fast_ids, fast = timed(with_cache())
 print("the same tokens:", slow_ids == fast_ids)
 print(f"without cache {sum(slow):6.0f} ms, with cache {sum(fast):6.0f} ms for {COUNT} tokens")
 
+
 def quickest(times, window=16):
     """The quickest token of each stretch: other programs on the machine can only make one slower."""
     return [min(times[i : i + window]) for i in range(0, len(times), window)]
@@ -195,7 +215,10 @@ for times, color, name in ((slow, plots.GREY, "all positions again"), (fast, plo
     axes.plot(range(8, COUNT, 16), quickest(times), "o-", color=color, label=name)
 axes.set(xlabel="tokens of the answer so far", ylabel="ms a token", ylim=(0, 1.1 * max(quickest(slow))))
 axes.legend()
-plots.show(figure, "Milliseconds a token against the answer's length: without the cache they rise with the length, with it they stay low.")
+plots.show(
+    figure,
+    "Milliseconds a token against the answer's length: without the cache they rise with the length, with it they stay low.",
+)
 
 # %% [markdown]
 # The first token costs about the same in both: the prompt has to run once (this is called *prefill*; all its positions run in parallel). From
@@ -210,6 +233,7 @@ plots.show(figure, "Milliseconds a token against the answer's length: without th
 # MiB**, for one picture, before the first word. That limits how many people a server can talk with at once.
 #
 # </details>
+
 
 # %%
 def bytes_per_position(config, bytes_per_number):
@@ -291,7 +315,9 @@ for seed in range(24):
 on_thing = torch.stack(on_thing).mean(0)  # (L, H)
 layer, head = divmod(on_thing.argmax().item(), on_thing.shape[1])
 print(f"{len(area)} names; the things cover {100 * torch.stack(area).mean():.0f}% of the picture on average")
-print(f"layer {layer}, head {head} puts {100 * on_thing[layer, head]:.0f}% of its weight on the thing that is named next")
+print(
+    f"layer {layer}, head {head} puts {100 * on_thing[layer, head]:.0f}% of its weight on the thing that is named next"
+)
 
 # %% [markdown]
 # Now that head alone, on the cat picture, which was not among the 24 scenes. One panel for each name in the answer: orange patches got much of

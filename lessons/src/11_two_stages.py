@@ -37,6 +37,7 @@ import inspect
 import json
 import math
 import tempfile
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ import torch
 
 import minillava
 from lessons import plots
+from minillava import training
 from minillava.training import STAGES, TrainConfig, set_trainable, starting_point
 
 print(inspect.getsource(set_trainable))
@@ -52,7 +54,9 @@ for stage, name in ((1, "stage 1"), (2, "stage 2")):
     set_trainable(new, stage)
     learning = sum(p.numel() for p in new.parameters() if p.requires_grad)
     total = sum(p.numel() for p in new.parameters())
-    print(f"{name}: {learning:9,} of {total:,} parameters learn, {100 * learning / total:.1f}%: {', '.join(STAGES[stage].trained)}")
+    print(
+        f"{name}: {learning:9,} of {total:,} parameters learn, {100 * learning / total:.1f}%: {', '.join(STAGES[stage].trained)}"
+    )
 
 # %% [markdown]
 # A frozen parameter costs no optimizer state and gets no gradient. But the gradient still has to pass *through* the frozen language model to
@@ -86,10 +90,10 @@ for role, text in sample_2.turns:
 # (lesson 04 drew which those are).
 
 # %%
-from minillava.training.loss import next_token_loss, supervised_logits
+from minillava.training.loss import next_token_loss, supervised_logits, supervised_states
 
-print(inspect.getsource(next_token_loss))
-print(inspect.getsource(supervised_logits))
+for function in (next_token_loss, supervised_logits, supervised_states):
+    print(inspect.getsource(function))
 
 # %% [markdown]
 # `labels[:, 1:]` against `hidden[:, :-1]`: that is the shift by one. Without it the model would be asked to predict the token that it is just
@@ -110,8 +114,12 @@ print(inspect.getsource(supervised_logits))
 from minillava.training import Batches, loss
 
 with torch.inference_mode():
-    batch = Batches(captions, processor, TrainConfig(stage=1, batch_size=32), new.config.text_config.max_position_embeddings)[0]
-    print(f"the new projector: {loss(new, batch):.2f}      a model that knows nothing: {math.log(len(new.language_model.embed_tokens.weight)):.2f}")
+    batch = Batches(
+        captions, processor, TrainConfig(stage=1, batch_size=32), new.config.text_config.max_position_embeddings
+    )[0]
+    print(
+        f"the new projector: {loss(new, batch):.2f}      a model that knows nothing: {math.log(len(new.language_model.embed_tokens.weight)):.2f}"
+    )
     loss_after_stage_1 = loss(minillava.load("weights/tiny-stage1")[0], batch)
     print(f"after stage 1:     {loss_after_stage_1:.2f}")
 
@@ -130,32 +138,66 @@ for stage, color in ((1, plots.BLUE), (2, plots.ORANGE)):
     axes.plot(100 * steps / config.max_steps, [learning_rate(step, config) for step in steps], color=color, label=label)
 axes.set(xlabel="percent of the training", ylabel="learning rate")
 axes.legend()
-plots.show(figure, "Two curves of the learning rate. Each rises in a short straight line and then falls along half a cosine to zero.")
+plots.show(
+    figure,
+    "Two curves of the learning rate. Each rises in a short straight line and then falls along half a cosine to zero.",
+)
 
 # %% [markdown]
 # Our rates are much higher than the paper's, for two reasons: the model is a thousand times smaller, and its matrices are trained by Muon
 # ([2502.16982](https://arxiv.org/abs/2502.16982)) instead of AdamW.
 #
-# ## 4. Both losses
+# ## 4. The loop
+#
+# All of this comes together in one loop, which both stages run. It is printed here as it stands in `minillava/training/__init__.py`:
+
+# %%
+source = inspect.getsource(training.train_on)
+print(textwrap.dedent(source[source.index("    # The loop.") :]))
+
+# %% [markdown]
+# Read it from top to bottom. A step's batch may be too large to be computed at once, so it comes in parts, and each part counts by its share of the
+# answers' tokens: their gradients add up to that of the whole batch. `autocast` lets the matrix products run in bfloat16 where the machine is faster
+# with it. `run.update` is the other half of a step: it clips the gradients to a length of 1, sets the learning rate of the schedule above, lets the
+# optimizers change the weights by the gradients, and forgets these. At each save the model is asked a few questions; that is a luxury, and an error
+# in it ends no training. ([`run.py`](../minillava/training/run.py) holds what the loop uses: checkpoints, Ctrl-C, the log.)
+#
+# ## 5. Both losses
 #
 # Each training of this project writes a line for each step into `metrics.jsonl`. These are the lines of the models in `weights/` (neighbouring
 # steps averaged):
+
 
 # %%
 def read_metrics(folder):
     """The rows of a training: those with a loss, and those with scores."""
     rows = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "loss" in row], [row["scores"] | {"step": row["step"]} for row in rows if "scores" in row]
+    return [row for row in rows if "loss" in row], [
+        row["scores"] | {"step": row["step"]} for row in rows if "scores" in row
+    ]
 
 
 losses_1, scores_1 = read_metrics("weights/tiny-stage1")
 losses_2, scores_2 = read_metrics("weights/tiny")
 figure, panels = plots.new(1, 2, height=3, sharey=True)
-for axes, rows, title, color in ((panels[0], losses_1, "stage 1", plots.BLUE), (panels[1], losses_2, "stage 2", plots.ORANGE)):
+for axes, rows, title, color in (
+    (panels[0], losses_1, "stage 1", plots.BLUE),
+    (panels[1], losses_2, "stage 2", plots.ORANGE),
+):
     steps, values = [row["step"] for row in rows], np.array([row["loss"] for row in rows])
     window = max(1, len(values) // 60)
-    axes.plot(steps[::window], [values[max(0, i - window) : i + window + 1].mean() for i in range(0, len(values), window)], color=color)
-    axes.set(title=title, xlabel="step", yscale="log", yticks=(0.1, 0.2, 0.5, 1, 2), yticklabels=("0.1", "0.2", "0.5", "1", "2"))
+    axes.plot(
+        steps[::window],
+        [values[max(0, i - window) : i + window + 1].mean() for i in range(0, len(values), window)],
+        color=color,
+    )
+    axes.set(
+        title=title,
+        xlabel="step",
+        yscale="log",
+        yticks=(0.1, 0.2, 0.5, 1, 2),
+        yticklabels=("0.1", "0.2", "0.5", "1", "2"),
+    )
     axes.minorticks_off()
 panels[0].set(ylabel="loss a token")
 ends = [f"from {rows[0]['loss']:.2f} to {rows[-1]['loss']:.2f}" for rows in (losses_1, losses_2)]
@@ -170,7 +212,12 @@ plots.show(figure, f"Two falling curves: stage 1 {ends[0]}, stage 2 {ends[1]}.")
 
 # %%
 through_stage_2 = [{**scores_1[-1], "step": -1}, *scores_2]  # it begins where stage 1 ended
-shown = {"existence": "is there an X?", "count": "how many objects?", "where": "where is the X?", "relation": "X relative to Y"}
+shown = {
+    "existence": "is there an X?",
+    "count": "how many objects?",
+    "where": "where is the X?",
+    "relation": "X relative to Y",
+}
 figure, axes = plots.new(height=3.8)
 for kind, color in zip(shown, (plots.BLUE, plots.GREEN, plots.ORANGE, plots.RED)):
     percent = [100 * row.get(kind, math.nan) for row in through_stage_2]
@@ -183,7 +230,7 @@ plots.show(figure, "Percent right against the steps of stage 2, for four kinds o
 # Abilities do not come all at once. What can be read off a single patch comes first. What needs a comparison of several places comes last: where
 # something stands, and where it stands *relative to* another thing.
 #
-# ## 5. Nothing, stage 1, stage 2
+# ## 6. Nothing, stage 1, stage 2
 #
 # The main picture of this lesson. Three models with the same parts are asked the same questions about the same picture.
 
@@ -203,7 +250,9 @@ asked = (
 for question in asked:
     print(question)
     for name, model in models.items():
-        print(f"   {name:8} {minillava.answer(model, processor, 'lessons/images/cat.png', question, max_new_tokens=40)}")
+        print(
+            f"   {name:8} {minillava.answer(model, processor, 'lessons/images/cat.png', question, max_new_tokens=40)}"
+        )
 
 # %% [markdown]
 # And the same as figures, on 40 scenes that were never trained on. For the two trained models they stand in the last line of `metrics.jsonl`:
@@ -216,7 +265,10 @@ kinds = [kind for kind in TITLES if all(kind in row for row in scores.values())]
 plots.grouped_bars(
     [TITLES[kind] for kind in kinds],
     {name: [100 * row[kind] for kind in kinds] for name, row in scores.items()},
-    alt="; ".join(f"{name}: " + ", ".join(f"{TITLES[kind]} {100 * row[kind]:.0f}" for kind in kinds) for name, row in scores.items()),
+    alt="; ".join(
+        f"{name}: " + ", ".join(f"{TITLES[kind]} {100 * row[kind]:.0f}" for kind in kinds)
+        for name, row in scores.items()
+    ),
 )
 
 # %% [markdown]
@@ -227,15 +279,18 @@ plots.grouped_bars(
 # The paper measured the same step on its own benchmark, where GPT-4 judges the answers relative to those of a GPT-4 that reads captions: 21.5
 # without instruction tuning, 85.1 with all three kinds of instruction data (2304.08485, table 4).
 #
-# ## 6. Which weights moved
+# ## 7. Which weights moved
 #
 # The relative change of a group of weights is the length of its difference divided by its length before. From stage 1 to stage 2:
+
 
 # %%
 def group_of(name):
     """The part of the model that a parameter belongs to."""
     if not name.startswith("language_model.layers."):
-        return {"vision_tower": "tower", "projector": "projector"}.get(name.split(".")[0], "embeddings" if "embed_tokens" in name else "last norm")
+        return {"vision_tower": "tower", "projector": "projector"}.get(
+            name.split(".")[0], "embeddings" if "embed_tokens" in name else "last norm"
+        )
     part = "attention" if "attn" in name else "MLP" if "mlp" in name else "norms"
     return f"layer {name.split('.')[2]} {part}"
 
@@ -251,8 +306,16 @@ def change(before, after):
 
 
 by_stage_1, by_stage_2 = change(new, stage_1), change(stage_1, stage_2)
-print("moved in stage 1:", ", ".join(f"{group} {100 * value:.0f}%" for group, value in by_stage_1.items() if value) or "nothing")
-order = ["tower", "projector", "embeddings", *(group for group in by_stage_2 if group.startswith("layer") and "norms" not in group)]
+print(
+    "moved in stage 1:",
+    ", ".join(f"{group} {100 * value:.0f}%" for group, value in by_stage_1.items() if value) or "nothing",
+)
+order = [
+    "tower",
+    "projector",
+    "embeddings",
+    *(group for group in by_stage_2 if group.startswith("layer") and "norms" not in group),
+]
 plots.bars(
     order,
     [100 * by_stage_2[group] for group in order],
@@ -266,7 +329,7 @@ plots.bars(
 # The tower's bar is exactly zero. LLaVA trusted CLIP and never trained it, in either version. (Later models, LLaVA-NeXT among them, unfreeze it
 # in the end.) Everything else moves, also the projector, which has to keep up with a language model that changes.
 #
-# ## 7. What each part is worth
+# ## 8. What each part is worth
 #
 # An **ablation** takes one decision back and trains again. The paper's own, on ScienceQA (2304.08485, section 5.2):
 #
@@ -303,7 +366,7 @@ Markdown(table(json.loads(Path("lessons/ablations.json").read_text())["rows"]))
 # Read such a table with care. These are short trainings, one run each. A difference of a few points can be luck; run one row again with another
 # `--seed` before you believe it.
 #
-# ## 8. A stage 1 of your own
+# ## 9. A stage 1 of your own
 #
 # Now train. A new projector, 60 steps of 16 pictures: about a tenth of the full stage 1. This is the very call behind `python train.py --stage
 # 1`, into a folder that is thrown away.

@@ -3,7 +3,8 @@ for every input.
 
 A case runs the parts (an object with their names) on inputs of its own and returns what they gave. What it should give
 is what lessons/specs.py gives on the same inputs. A property is a sentence and a function that fails by an assertion;
-hypothesis draws its inputs, the same ones every time."""
+hypothesis draws its inputs, the same ones every time.
+"""
 
 from importlib import import_module
 from pathlib import Path

@@ -4,8 +4,8 @@ import torch
 
 from lessons import specs
 from lessons.trials.base import SEEDS, Case, Property, close, draw, filled, integers, random, weights_like
-from minillava import vision
 from minillava.config import VisionConfig
+from minillava.vision import VisionLayer
 
 
 def vision_config():
@@ -15,12 +15,12 @@ def vision_config():
 def cases():
     def case(B, T, seed):
         def run(parts):
-            layer = filled(parts.VisionLayer(vision_config()), vision.VisionLayer(vision_config()), seed)
+            layer = filled(parts.VisionLayer(vision_config()), VisionLayer(vision_config()), seed)
             return layer(random(B, T, 12, seed=seed + 7), "eager").detach()
 
         def expected():
             return specs.vision_layer(
-                weights_like(vision.VisionLayer(vision_config()), seed), random(B, T, 12, seed=seed + 7), 3, 0.05
+                weights_like(VisionLayer(vision_config()), seed), random(B, T, 12, seed=seed + 7), 3, 0.05
             )
 
         return Case(f"x of {B} x {T} x 12", run, expected)
@@ -32,7 +32,7 @@ def properties():
     def nothing(parts):
         @draw(T=integers(1, 6), seed=integers(0, SEEDS))
         def test(T, seed):
-            layer = filled(parts.VisionLayer(vision_config()), vision.VisionLayer(vision_config()), seed % 50)
+            layer = filled(parts.VisionLayer(vision_config()), VisionLayer(vision_config()), seed % 50)
             with torch.no_grad():
                 for linear in (layer.self_attn.out_proj, layer.mlp.fc2):
                     linear.weight.zero_()
@@ -43,7 +43,7 @@ def properties():
     def order(parts):
         @draw(T=integers(2, 6), seed=integers(0, SEEDS))
         def test(T, seed):
-            layer = filled(parts.VisionLayer(vision_config()), vision.VisionLayer(vision_config()), seed % 50)
+            layer = filled(parts.VisionLayer(vision_config()), VisionLayer(vision_config()), seed % 50)
             x, turned = random(1, T, 12, seed=seed), torch.randperm(T, generator=torch.Generator().manual_seed(seed))
             assert close(layer(x[:, turned], "eager").detach(), layer(x, "eager").detach()[:, turned])
 

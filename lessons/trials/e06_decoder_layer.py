@@ -15,15 +15,15 @@ from lessons.trials.base import (
     text_config,
     weights_like,
 )
-from minillava import language_model
 from minillava.kv_cache import KVCache
+from minillava.language_model import DecoderLayer
 
 
 def cases():
     config = text_config()
 
     def layer_of(parts, seed):
-        return filled(parts.DecoderLayer(config), language_model.DecoderLayer(config), seed)
+        return filled(parts.DecoderLayer(config), DecoderLayer(config), seed)
 
     def case(name, B, T, seed, start=None, chunks=None):
         x, (cos, sin) = random(B, T, 12, seed=seed + 3), specs.rope_tables(frequencies(4), 0, T, torch.float32, "cpu")
@@ -42,9 +42,7 @@ def cases():
             return torch.cat(out, 1), cache.keys[0].clone()
 
         def expected():
-            out = specs.decoder_layer(
-                weights_like(language_model.DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start
-            )
+            out = specs.decoder_layer(weights_like(DecoderLayer(config), seed), x, cos, sin, 4, 0.05, start)
             return out if chunks is None else (out, torch.zeros(B, 1, T, 4))
 
         return Case(name, run, expected)
@@ -61,7 +59,7 @@ def properties():
     config = text_config()
 
     def make(parts, seed):
-        return filled(parts.DecoderLayer(config), language_model.DecoderLayer(config), seed)
+        return filled(parts.DecoderLayer(config), DecoderLayer(config), seed)
 
     def run(layer, x):
         return layer(

@@ -4,19 +4,17 @@ import torch
 
 from lessons import specs
 from lessons.trials.base import Case, Property, close, draw, filled, integers, random, text_config, weights_like
-from minillava import language_model
+from minillava.language_model import MLP
 
 
 def cases():
     def case(B, T, seed, scale=1.0):
         def run(parts):
-            mlp = filled(parts.MLP(text_config()), language_model.MLP(text_config()), seed)
+            mlp = filled(parts.MLP(text_config()), MLP(text_config()), seed)
             return mlp(random(B, T, 12, seed=seed + 3, scale=scale)).detach()
 
         def expected():
-            return specs.mlp(
-                weights_like(language_model.MLP(text_config()), seed), random(B, T, 12, seed=seed + 3, scale=scale)
-            )
+            return specs.mlp(weights_like(MLP(text_config()), seed), random(B, T, 12, seed=seed + 3, scale=scale))
 
         return Case(f"x of {B} x {T} x 12", run, expected)
 
@@ -27,13 +25,13 @@ def properties():
     def zero(parts):
         @draw(T=integers(1, 5), seed=integers(0, 50))
         def test(T, seed):
-            mlp = filled(parts.MLP(text_config()), language_model.MLP(text_config()), seed)
+            mlp = filled(parts.MLP(text_config()), MLP(text_config()), seed)
             assert close(mlp(torch.zeros(1, T, 12)).detach(), torch.zeros(1, T, 12))
 
     def alone(parts):
         @draw(T=integers(2, 5), seed=integers(0, 50))
         def test(T, seed):
-            mlp = filled(parts.MLP(text_config()), language_model.MLP(text_config()), seed)
+            mlp = filled(parts.MLP(text_config()), MLP(text_config()), seed)
             x = random(1, T, 12, seed=seed)
             assert close(mlp(x).detach()[:, :1], mlp(x[:, :1]).detach())
 

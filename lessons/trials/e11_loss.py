@@ -20,15 +20,16 @@ from minillava.inputs.conversation import IGNORE_INDEX
 
 
 class SmallLanguageModel:
-    """What the loss needs of a language model, small enough to be sure of: a hidden state that knows the mask, and a
+    """What the loss needs of a language model, small enough to be sure of: a hidden state that knows the start, and a
     linear head.
     """
 
     def __init__(self, dtype=torch.float32, V: int = 11, C: int = 6):
         self.config, self.dtype, self.weight = SimpleNamespace(hidden_size=C, vocab_size=V), dtype, random(V, C, seed=1)
 
-    def hidden_states(self, inputs_embeds, attention_mask=None, cache=None):
-        seen = 0.0 if attention_mask is None else attention_mask.cumsum(1)[..., None] / 4
+    def hidden_states(self, inputs_embeds, start=None, cache=None):
+        positions = torch.arange(1, inputs_embeds.shape[1] + 1)
+        seen = 0.0 if start is None else (positions - start[:, None]).clamp(min=0)[..., None] / 4
         return inputs_embeds + seen * inputs_embeds.sign()  # (B, T, C)
 
     def logits(self, hidden):
@@ -36,12 +37,12 @@ class SmallLanguageModel:
 
 
 def cases():
-    def case(name, labels, dtype=torch.float32, mask=None, expected=None, tolerance=1e-5, scale=1.0):
+    def case(name, labels, dtype=torch.float32, start=None, expected=None, tolerance=1e-5, scale=1.0):
         def run(parts):
             target = torch.tensor(labels)
             embeds = random(*target.shape, 6, seed=target.numel(), scale=scale)
-            attention_mask = None if mask is None else torch.tensor(mask)
-            return parts.next_token_loss(SmallLanguageModel(dtype), embeds, target, attention_mask), target
+            starts = None if start is None else torch.tensor(start)
+            return parts.next_token_loss(SmallLanguageModel(dtype), embeds, target, starts), target
 
         return Case(name, run, expected, tolerance)
 
@@ -50,9 +51,7 @@ def cases():
         case("one row, all labels targets", [[1, 2, 3, 4]]),
         case("two rows with different numbers of targets", [[no, no, 5, 6, 7], [no, no, no, no, 3]]),
         case("a first label that nothing predicts", [[9, no, 2, no], [8, 1, no, no]]),
-        case(
-            "rows padded on the left", [[no, no, no, 4, 5], [no, no, 3, 0, 1]], mask=[[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
-        ),
+        case("rows padded on the left", [[no, no, no, 4, 5], [no, no, 3, 0, 1]], start=[2, 0]),
         case("logits in bfloat16", [[no, 3, 4, 5, 6, 7, 8], [1, 2, no, 4, 5, no, 10]], torch.bfloat16, tolerance=1e-4),
         case("an id 0 among the targets", [[no, 0, 4, 0, no]]),
         case("no target at all", [[no, no, no]], expected=lambda: Raises("ValueError")),

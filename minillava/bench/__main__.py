@@ -8,7 +8,7 @@ from minillava.errors import UserError, run
 
 
 def main() -> None:
-    names = sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"measure"})
+    names = sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"measure", "sizes"})
     name, usage = next(iter(sys.argv[1:]), ""), f"python -m minillava.bench {' | '.join(names)}"
     if name in ("-h", "--help"):
         return print(f"usage: {usage}, each with its own --help")

@@ -1,8 +1,11 @@
 """Attention: every implementation at the shapes of LLaVA-1.5, beside PyTorch's own kernels.
 
 For each: milliseconds, TFLOP/s and their share of a large matrix product measured in the same run; for decoding GB/s
-and their share of a large copy. A causal matrix counts half. On a CPU the Triton kernels do not run, and the shapes are
-one picture and one prompt."""
+and their share of a large copy. A causal matrix counts half. A decoded token is so short that Python takes longer to
+start its kernels than a GPU to run them, so it is measured on a GPU as the product runs it, recorded in a CUDA graph,
+and called from Python beside that; and each call reads keys and values of its own, which no cache holds. On a CPU the
+Triton kernels do not run, and the shapes are one picture and one prompt.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -14,7 +17,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minillava.attention import attention
-from minillava.bench.measure import bandwidth, matmul_peak, seconds
+from minillava.bench.measure import bandwidth, matmul_peak, name_of, recorded, seconds
 from minillava.weights import DTYPES, find_device
 
 
@@ -81,31 +84,49 @@ def torch_attention(shape: Shape, backend: SDPBackend, q, k, v):
 
 def measure(shape: Shape, device: torch.device, dtype: torch.dtype, peak: float, copy: float) -> None:
     """One table: a line for each implementation."""
-    lengths = ((shape.H, shape.T), (shape.K, shape.S), (shape.K, shape.S))
-    q, k, v = (
-        torch.randn(shape.B, length, heads, shape.D, device=device).to(dtype).transpose(1, 2)
-        for heads, length in lengths
-    )
-    print(
-        f"\n{shape.name}: q ({shape.B}, {shape.H}, {shape.T}, {shape.D}), k and v ({shape.B}, {shape.K}, {shape.S}, {shape.D})"
-    )
+    q, k, v = random_qkv(shape, device, dtype)
+    print(f"\n{shape.name}: q {tuple(q.shape)}, k and v {tuple(k.shape)}")
     for name, function in implementations(device, shape).items():
         try:
-            with torch.no_grad():
-                forward = seconds(lambda function=function: function(q, k, v), device)
-            line = f"  {name:16} forward {forward * 1e3:8.3f} ms"
-            if shape.T == 1:
-                rate = (k.nbytes + v.nbytes) / forward
-                line += f"  {rate / 1e9:7.0f} GB/s ({rate / copy:4.0%} of a copy)"
-            else:
-                line += (
-                    f"  {shape.flops / forward / 1e12:7.3f} TFLOP/s ({shape.flops / forward / peak:4.0%} of a product)"
-                )
-                backward = both_passes(function, q, k, v, device) - forward
-                line += f"   backward {backward * 1e3:8.3f} ms  {2.5 * shape.flops / backward / 1e12:7.3f} TFLOP/s"
+            found = token_line(function, q, k, v, copy) if shape.T == 1 else prompt_line(function, q, k, v, shape, peak)
         except RuntimeError as error:  # a backend that does not take this shape
-            line = f"  {name:16} {' '.join(str(error).split())[:90]}"
-        print(line, flush=True)
+            found = " ".join(str(error).split())[:90]
+        print(f"  {name:16} {found}", flush=True)
+
+
+def random_qkv(shape: Shape, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+    """q (B, H, T, D), k and v (B, K, S, D), laid out as the model's: heads beside each other."""
+    lengths = ((shape.H, shape.T), (shape.K, shape.S), (shape.K, shape.S))
+    return [
+        torch.randn(shape.B, length, heads, shape.D, device=device).to(dtype).transpose(1, 2)
+        for heads, length in lengths
+    ]
+
+
+@torch.no_grad()
+def token_line(function: Callable, q, k, v, copy: float) -> str:
+    """Of a decoded token: the time to run it and, on a GPU, the time to start it from Python as well."""
+    device, read = q.device, k.nbytes + v.nbytes
+    caches = [(k, v)]
+    if device.type == "cuda":
+        caches += [(k.clone(), v.clone()) for _ in range((1 << 28) // read)]
+    call = lambda: [function(q, *cache) for cache in caches]
+    called = seconds(call, device) / len(caches)
+    ran = seconds(recorded(call, device), device) / len(caches) if device.type == "cuda" else called
+    line = f"forward {ran * 1e3:8.3f} ms  {read / ran / 1e9:7.0f} GB/s ({read / ran / copy:4.0%} of a copy)"
+    return line + (f"   called from Python {called * 1e3:8.3f} ms" if device.type == "cuda" else "")
+
+
+def prompt_line(function: Callable, q, k, v, shape: Shape, peak: float) -> str:
+    """Of a prompt or a picture: the forward and the backward pass."""
+    with torch.no_grad():
+        forward = seconds(lambda: function(q, k, v), q.device)
+    backward = both_passes(function, q, k, v, q.device) - forward
+    return (
+        f"forward {forward * 1e3:8.3f} ms  {shape.flops / forward / 1e12:7.3f} TFLOP/s"
+        f" ({shape.flops / forward / peak:4.0%} of a product)"
+        f"   backward {backward * 1e3:8.3f} ms  {2.5 * shape.flops / backward / 1e12:7.3f} TFLOP/s"
+    )
 
 
 def both_passes(function: Callable, q, k, v, device) -> float:
@@ -124,7 +145,6 @@ def main(arguments: list[str]) -> None:
     dtype = DTYPES[flags.dtype or ("bfloat16" if cuda else "float32")]
     torch.manual_seed(0)
     peak, copy = matmul_peak(device, dtype), bandwidth(device)
-    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, {dtype}: a product of matrices {peak / 1e12:.3f} TFLOP/s, a copy {copy / 1e9:.0f} GB/s")
+    print(f"{name_of(device)}, {dtype}: a product of matrices {peak / 1e12:.3f} TFLOP/s, a copy {copy / 1e9:.0f} GB/s")
     for shape in CUDA_SHAPES if cuda else CPU_SHAPES:
         measure(shape, device, dtype, peak, copy)

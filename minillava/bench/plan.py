@@ -3,7 +3,8 @@
 The model is built on the meta device, where tensors have shapes and no numbers. Several GPUs have an equal share each
 of the parameters, gradients and optimizer states (distributed.py). Multiplications and additions count as two
 operations; only matrix products count, as in PaLM (arXiv 2204.02311, appendix B), whose model FLOPs utilization (MFU)
-leaves out what is computed again in the backward pass."""
+leaves out what is computed again in the backward pass.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -150,7 +151,7 @@ def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float 
 
 
 def kept_bytes(layers: int, C: int) -> int:
-    """Of a token, until the backward pass: each layer's input, and the last norm's input and result.
+    """Bytes of a token, until the backward pass: each layer's input, and the last norm's input and result.
 
     RMSNorm and the sums are in float32.
     """
@@ -158,23 +159,24 @@ def kept_bytes(layers: int, C: int) -> int:
 
 
 def saved_bytes(C: int, I: int) -> int:
-    """Of a token: what a layer saves besides its input, when it runs again for its backward pass; less where it is
-    frozen.
+    """Bytes of a token: what a layer of our kernels saves besides its input, when it runs again for its backward pass; less
+    where it is frozen.
 
-    float32: what both norms computed (8C) and the input of the second (4C). bfloat16: the inputs of the five first
-    linear maps (10C), q, k, v and attention's result (8C); gate, silu(gate), up and their product (8I)."""
-    return 30 * C + 8 * I
+    float32: the input of the second norm (4C). bfloat16: what both norms give (4C), q, k, v and attention's result
+    (8C); gate, up and what SwiGLU makes of them (6I).
+    """
+    return 16 * C + 6 * I
 
 
 def dropout_bytes(C: int, I: int) -> int:
-    """Of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of
+    """Bytes of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of
     them it kept.
     """
     return 3 * (6 * C + I)
 
 
 def gradient_bytes(C: int, I: int) -> int:
-    """Of a token: the gradients that are alive at once in a layer's backward pass, the residual's in float32 and three
+    """Bytes of a token: the gradients that are alive at once in a layer's backward pass, the residual's in float32 and three
     of width I in bfloat16.
     """
     return 4 * C + 6 * I
@@ -188,7 +190,8 @@ def flops(model: Llava, tokens: int, supervised: int) -> tuple[int, int]:
     A linear map costs 2 x weights a token forward, as much again for its input's gradient, where something before it
     learns, and as much again for its weight's, where that learns. So frozen layers behind a learning projector cost two
     thirds of learning ones. Attention's two products cost 4 T^2 C, counted without regard to the causal mask, and twice
-    that backward."""
+    that backward.
+    """
     vision, text = model.vision_tower, model.language_model
     blocks = vision.feature_layer if vision.feature_layer >= 0 else len(vision.layers) + 1 + vision.feature_layer
     P, T = model.config.vision_config.num_patches, tokens

@@ -1,11 +1,13 @@
-"""A training beside transformers' on the same model, samples and machine: samples a second, peak memory, share of the
-machine's matrix products.
+"""A training beside transformers' on the same model, samples and machine: samples a second, peak memory, MFU.
 
-Both sides run AdamW on the same random weights (about 100M parameters: a tower of 59M, a language model of 36M with
-32,000 words) over the same samples, whose lengths are like those of LLaVA's data. transformers gets them as its
+Both sides run AdamW on the same random weights of the shapes of --like (100m: a tower of 59M parameters, a language
+model of 36M with 32,000 words; 1b fills one GPU) over the same samples, whose lengths are like those of LLaVA's data.
+MFU, the model FLOPs utilization of PaLM (arXiv 2204.02311, appendix B), is the share of a large matrix product's speed,
+measured in the same run, that the training reaches with the products it needs. transformers gets them as its
 collator gives them, in random order and padded; minillava batches them as `train.py` does. Texts and pictures are ready
 as tensors on both sides: this is about the model's steps. Each side is a process of its own, so that its memory can be
-told, and they take turns, so that a busy machine is busy for both."""
+told, and they take turns, so that a busy machine is busy for both.
+"""
 
 import argparse
 import importlib
@@ -20,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from minillava.arguments import Parser
-from minillava.bench.measure import matmul_peak, synchronize
-from minillava.config import LlavaConfig, TextConfig, VisionConfig
-from minillava.distributed import place
+from minillava.bench.measure import matmul_peak, name_of, peak_memory, synchronize
+from minillava.bench.sizes import LIKES, config_like
+from minillava.config import LlavaConfig
+from minillava.distributed import shard_parameters
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.model import Llava
@@ -32,29 +35,8 @@ from minillava.training.packing import arrange
 from minillava.training.precision import autocast, held_types, product_dtype
 from minillava.training.recipes import LoopConfig
 from minillava.training.tensors import collate
-from minillava.weights import LAYOUTS, find_device, rename
+from minillava.weights import LAYOUTS, find_attention, find_device, rename
 
-CONFIG = LlavaConfig(
-    VisionConfig(
-        hidden_size=640,
-        intermediate_size=2560,
-        num_hidden_layers=12,
-        num_attention_heads=10,
-        image_size=336,
-        patch_size=14,
-    ),
-    TextConfig(
-        32000,
-        512,
-        1408,
-        6,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    ),
-    image_token_id=31999,
-)
 LOOP = LoopConfig(optimizer="adamw", learning_rate=1e-4)
 SIDES = {
     1: ("minillava, cached features", "minillava", "transformers"),
@@ -73,7 +55,8 @@ def like_llava(stage: int, count: int, rng: np.random.Generator) -> list[tuple[s
 
     Stage 1: captions. Stage 2: conversation, detail and reasoning in the proportions of LLaVA-Instruct-158K (58 : 23 :
     77), and 6% text alone, as in LLaVA-1.5's mix. The lengths are made up (normal, and log-normal for text alone up to
-    the context): a shape, not a measurement."""
+    the context): a shape, not a measurement.
+    """
 
     def about(mean: float, deviation: float, low: int, high: int) -> int:
         return int(np.clip(rng.normal(mean, deviation), low, high))
@@ -127,7 +110,9 @@ class Ours:
 
     def to(self, device: torch.device, dtype: str) -> None:
         self.device, self.dtype, products = device, dtype, product_dtype(dtype, device)
-        place(self.model, (), device, held_types(self.model, products), products)
+        for part in (self.model.vision_tower, self.model.language_model):
+            part.attention = find_attention("auto", device)
+        shard_parameters(self.model, (), device, held_types(self.model, products), products)
         self.batches = [self._tensors(rows) for rows in self._rows()]
 
     def _rows(self) -> list[list[list[Sample]]]:
@@ -240,7 +225,8 @@ def model_flops(config: LlavaConfig, stage: int, samples: list[Sample], cached: 
     half, the head where it is asked.
 
     A trained matrix costs three products a token (forward, its input's gradient, its own), a frozen one that a gradient
-    passes through two, the tower one. In stage 1 the gradient passes through the language model to the projector."""
+    passes through two, the tower one. In stage 1 the gradient passes through the language model to the projector.
+    """
     vision, text = config.vision_config, config.text_config
     blocks = vision.num_hidden_layers - 1  # layer -2
     patches, C = vision.num_patches + 1, vision.hidden_size
@@ -283,7 +269,7 @@ def serve(connection, name: str, stage: int, options: argparse.Namespace, config
     samples = make_samples(config, stage, options.samples, options.seed)
     if name == "transformers":
         importlib.import_module("transformers")  # what importing takes is no memory of the training
-    before = memory(device)
+    before = peak_memory(device)
     if name == "transformers":
         side = Theirs(config, stage, samples, options.batch_size)
     else:
@@ -300,15 +286,9 @@ def serve(connection, name: str, stage: int, options: argparse.Namespace, config
             masks = [batch["attention_mask"] for batch in side.batches]
             padding = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks)
             machine = matmul_peak(device, product_dtype(options.dtype, device))
-            connection.send(Round(seconds, sum(losses) / len(losses), memory(device) - before, padding, machine))
-
-
-def memory(device: torch.device) -> int:
-    """The most bytes that this process has held, on its device."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with open("/proc/self/status") as file:  # not getrusage, which remembers the parent's
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # for the others, whose turn comes now
+            connection.send(Round(seconds, sum(losses) / len(losses), peak_memory(device) - before, padding, machine))
 
 
 def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> None:
@@ -331,7 +311,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
                 results[name].append(connection.recv())
     except (EOFError, ConnectionError):
         raise UserError(
-            "a side's process ended early, perhaps for want of memory: try a smaller --batch-size"
+            "a side's process ended early, perhaps because memory is short: try a smaller --batch-size"
         ) from None
     for process, connection in sides.values():
         connection.send("end")
@@ -341,7 +321,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
     print(
         f"\nstage {stage}: {options.samples} samples, {options.batch_size} a step; a large matrix product runs at {machine / 1e9:.0f} GFLOP/s"
     )
-    print(f"{'':28s}{'samples/s':>10s}{'peak memory':>13s}{'padding':>9s}{'of matmul':>11s}")
+    print(f"{'':28s}{'samples/s':>10s}{'peak memory':>13s}{'padding':>9s}{'MFU':>11s}")
     for name, rounds in results.items():
         seconds = min(result.seconds for result in rounds)
         share = model_flops(config, stage, samples, "cached" in name) / seconds / machine
@@ -360,6 +340,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
 
 def main(arguments: list[str]) -> None:
     parser = Parser(prog="python -m minillava.bench train", description=__doc__)
+    parser.add_argument("--like", choices=LIKES, default="100m", help="whose shapes (default 100m)")
     parser.add_argument("--stage", type=int, choices=(1, 2), help="one stage alone")
     parser.add_argument("--samples", type=int, default=16, help="samples of a round (default 16)")
     parser.add_argument("--batch-size", type=int, default=8, help="samples a step (default 8)")
@@ -377,11 +358,7 @@ def main(arguments: list[str]) -> None:
     except ImportError:
         raise UserError("the peer is not installed: pip install transformers") from None
     device = find_device(options.device)
-    kind = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
-    )
+    kind = name_of(device) + ("" if device.type == "cuda" else f", load {os.getloadavg()[0]:.1f}")
     print(f"{kind}; {product_dtype(options.dtype, device)}; torch {torch.__version__}, transformers {version}")
     for stage in (options.stage,) if options.stage else (1, 2):
-        compare(stage, options, CONFIG)
+        compare(stage, options, config_like(options.like))

@@ -35,7 +35,8 @@ def parse_answer(kind: str, text: str) -> str:
 
     existence: "yes" or "no", by the first of these words. count, count_of: a number word. color: a colour. where: a
     place (PLACES). relation: "yes", "no" or one of RELATIONS. group, reasoning: the first name. list, describe: all
-    names, sorted, joined by ", "."""
+    names, sorted, joined by ", ".
+    """
     text = text.lower()
     if kind in ("list", "describe"):
         return names_text(names_in(text))

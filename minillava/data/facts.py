@@ -2,7 +2,8 @@
 
 Everything is derived from the scene's things, so it is true by construction. Wherever a text lists things, the order is
 left to right by each name's first occurrence. The functions that choose take an `rng`: anything with a `random()` in
-[0, 1), such as `np.random.default_rng(0)`."""
+[0, 1), such as `np.random.default_rng(0)`.
+"""
 
 from __future__ import annotations
 

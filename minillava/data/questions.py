@@ -152,7 +152,8 @@ def questions(scene: Scene, rng, n: int = 10, short: float | None = None) -> lis
 
     short: the share of them (not `describe`) that asks for a single word or phrase, as LLaVA-1.5 does, and answers with
     `short`. Of the existence questions half are noes, and half of the noes name something from a group that the picture
-    does show."""
+    does show.
+    """
     facts, out = Facts(scene), []
     makers = {kind: maker(facts, rng) for kind, maker in _MAKERS.items()}
     while len(out) < n and makers:
@@ -175,7 +176,8 @@ def caption_request(scene: Scene, rng) -> list[Turn]:
     """One question that asks for a list or a description, and its answer: a sample of stage 1.
 
     This is the paper's simple expansion of an image and caption pair, "Human: Xq Xv  Assistant: Xc" (arXiv 2304.08485,
-    section 3)."""
+    section 3).
+    """
     make = _MAKERS["describe" if rng.random() < 0.5 else "list"]
     return next(make(Facts(scene), rng)).turns()
 

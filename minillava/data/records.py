@@ -2,7 +2,8 @@
 picture.
 
 A file is a JSON list, or one object a line (JSONL, whose lines end in "\\n" alone); UTF-8, 16 or 32, with or without a
-byte order mark."""
+byte order mark.
+"""
 
 import json
 import re
@@ -73,16 +74,18 @@ def picture_name(record: dict) -> str | None:
 
 def sign_of_a_picture(record: dict, turns: list[Turn]) -> str:
     """What in a record that names no picture says that there is one: another key, or a mark with which the first
-    question begins or ends. "" in a record of text alone."""
-    keys = (key for key, value in record.items() if PICTURE_KEY.search(key) and isinstance(value, str | list) and value)
+    question begins or ends. "" in a record of text alone.
+    """
+    held = {key for key, value in record.items() if value and isinstance(value, str | list | dict)}
     question = turns[0][1].strip()
     marks = (m[0] for m in PICTURE_MARK.finditer(question) if m.start() == 0 or m.end() == len(question))
-    return next(keys, None) or next(marks, "")
+    return next(filter(PICTURE_KEY.search, sorted(held)), None) or next(marks, "")
 
 
 def tell_unnamed(path: str | Path, num_records: int, unnamed: list[str]) -> None:
     """Say how many records speak of pictures that they do not name, each given as its name and what in it speaks of one;
-    UserError where nearly all do."""
+    UserError where nearly all do.
+    """
     if not unnamed:
         return
     line = f"{len(unnamed)} of {num_records} records speak of pictures that are not under 'image' ({unnamed[0]})"

@@ -1,7 +1,8 @@
 """A scene without its picture: as prose from which every question can be answered, and as a map of 7 x 7 words.
 
 The language model is pretrained on these texts before it sees a picture. The map is what a picture's 49 patches will
-later stand in for."""
+later stand in for.
+"""
 
 from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, pick, sentence, shuffled, swap
 from minillava.data.scenes import RELATIONS, Scene, Thing, cell, where

@@ -4,7 +4,8 @@
 
 They are far too short for a good model (half an hour in all on one core), but long enough for the differences that
 matter. A row that is in the file already is not run again. The paper's own ablations are in section 5 of arXiv
-2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744 (projector)."""
+2304.08485 (layer, stage 1) and section 3 of arXiv 2310.03744 (projector).
+"""
 
 import argparse
 import json

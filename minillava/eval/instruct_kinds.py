@@ -8,7 +8,8 @@ many records written by the rule teacher about the first scenes of the tiny worl
 answer the same questions on held-out scenes: those of a conversation (is there, how many, where, ...), requests to
 describe (F1 of the things named) and questions that ask for a reason. "no tuning" is the model after stage 1. The paper
 scores with GPT-4 as a judge, relative to GPT-4's own answers; here the truth is known. Rows that are in the folder
-already are not run again."""
+already are not run again.
+"""
 
 import argparse
 import json
@@ -82,7 +83,8 @@ def held_out(each: int) -> dict[str, list[Case]]:
 
 def share_right(cases: list[Case], answers: list[str]) -> float:
     """The mean, in percent: a list or a description counts with the F1 of the things it names, another answer as right
-    or wrong."""
+    or wrong.
+    """
     return round(100 * float(np.mean([_right(case, answer) for case, answer in zip(cases, answers, strict=True)])), 1)
 
 
@@ -105,7 +107,8 @@ def measure(folder: Path | str, asked: dict[str, list[Case]]) -> dict[str, float
 
 def write_data(folder: Path, kinds: tuple[str, ...], records: int) -> int:
     """`records` records of equal shares of the kinds, over the first scenes, with their pictures; the words of their
-    answers."""
+    answers.
+    """
     prompts, teacher, parts = Prompts(), RuleTeacher(), []
     share = records // len(kinds)
     pictures = [scene_picture(seed) for seed in range(share + share // 4)]  # some are left out by the filters
@@ -172,7 +175,11 @@ def _rows(out: Path, settings: Settings) -> dict[str, dict]:
     """The figures of every row; those that rows.json holds are not run again."""
     held = read_json(out / "rows.json") if (out / "rows.json").exists() else {"settings": asdict(settings), "rows": {}}
     rows = held.get("rows")
-    if held.get("settings") != asdict(settings) or not isinstance(rows, dict):
+    try:
+        table(rows, 0)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{out}/rows.json holds no rows of this command; choose another --out") from None
+    if held.get("settings") != asdict(settings):
         raise UserError(f"{out} holds rows of other settings; choose another --out")
     asked = held_out(settings.questions)
     for number, (name, kinds) in enumerate(ROWS.items()):

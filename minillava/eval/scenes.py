@@ -5,7 +5,8 @@
 
 "blind" is the same model shown a plain grey picture: what questions give away by themselves. "unseen pairs" are scenes
 with two things that never stood in one training scene. An answer is right when what it says (the yes or no, the number,
-the place ...) is the truth; for lists and descriptions the figure is the F1 of the things named."""
+the place ...) is the truth; for lists and descriptions the figure is the F1 of the things named.
+"""
 
 import argparse
 import json

@@ -2,7 +2,8 @@
 compared.
 
 What differs in white space and in "<s>" and "</s>" alone counts as the same: llava-hf's own template leaves the "</s>"
-out. A template that differs in nothing but what stands before the first turn is ours with that as its system prompt."""
+out. A template that differs in nothing but what stands before the first turn is ours with that as its system prompt.
+"""
 
 import json
 import re
@@ -22,7 +23,8 @@ LONGEST, WAIT = 50_000, 20  # characters of a template; seconds until it is give
 
 def folder_template(folder: Path, fallback: str) -> str | Template:
     """The template that the folder's chat template is; where it has none, or one that is not known, `fallback`, and a
-    line that says so."""
+    line that says so.
+    """
     jinja = read_chat_template(folder)
     found = recognise(jinja) if jinja is not None else None
     if found is None:
@@ -34,7 +36,8 @@ def folder_template(folder: Path, fallback: str) -> str | Template:
 
 def read_chat_template(folder: Path) -> str | None:
     """The Jinja text of chat_template.jinja, or of the JSON files that may hold it, in transformers' order; None if
-    there is none."""
+    there is none.
+    """
     jinja = Path(folder) / "chat_template.jinja"
     if jinja.exists():
         return read_file(jinja).decode("utf-8-sig", "replace")
@@ -71,7 +74,8 @@ def _bare(text: str) -> str:
 
 def render_jinja(jinja: str) -> list[str]:
     """What the template makes of the two turns, their contents as strings and as lists of parts; nothing where it fails
-    or takes too long."""
+    or takes too long.
+    """
     if len(jinja) > LONGEST:
         return []
     plain = [{"role": role, "content": text} for role, text in TURNS]

@@ -10,7 +10,8 @@ supervised (its label is its id) when it lies in an answer or in the end that fo
 What differs from the original: the prompt is tokenized once, and where the answers lie is known from the parts it was
 joined from; the prompt is never searched. So "ASSISTANT:" or "</s>" typed by a person is text like any other, and no
 sample is lost to a "tokenization mismatch". The space before an answer belongs to its first token ("▁A"), so a prompt
-ends in "ASSISTANT:" without one."""
+ends in "ASSISTANT:" without one.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -111,7 +112,8 @@ def encode(
     With `image_tokens` > 0, that many `<image>` ids and a newline stand before the first question (in "plain": instead
     of it); an "<image>" inside a turn is text. With `add_generation_prompt` the last turn must be a question, and the
     ids end where the answer begins. The ids of a question are a prefix of the ids of the conversation that answers it.
-    Raises UserError if user and assistant do not take turns."""
+    Raises UserError if user and assistant do not take turns.
+    """
     template = find_template(template)
     parts = _parts(template, turns, min(image_tokens, 1), add_generation_prompt)
     parts = [(_resolve(part, tokenizer), supervised) for part, supervised in parts]

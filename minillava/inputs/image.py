@@ -5,7 +5,8 @@
 CLIP (arXiv 2103.00020): the shorter edge becomes E (bicubic), the centre E x E is cut out, and each channel is
 normalized. LLaVA-1.5 (arXiv 2310.03744) trains its second stage with the picture padded to a square first, so that
 nothing is cut away; llava-hf's models do not pad. Source: transformers' CLIPImageProcessor on PIL, to the last bit.
-A picture is opened once, where it comes in; what follows takes the RGB picture."""
+A picture is opened once, where it comes in; what follows takes the RGB picture.
+"""
 
 import string
 import threading

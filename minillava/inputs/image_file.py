@@ -4,7 +4,8 @@
 
 What differs from transformers: it drops the alpha channel, so that hidden pixels show; here a picture is laid on white,
 as vLLM does. Sources: PNG (W3C, third edition), sections 5.3 and 11.3; TIFF 6.0, sections 8 and 19; JPEG (ITU T.81),
-annex B."""
+annex B.
+"""
 
 import io
 import logging
@@ -40,7 +41,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 class Unreadable(Exception):
     """Why a file is no picture, or what its numbers mean is unknown; the text completes a sentence that begins with the
-    picture's name."""
+    picture's name.
+    """
 
 
 # ------------------------------------------------------------ the file
@@ -72,7 +74,8 @@ def _load(data: bytes, **info) -> Image.Image:
 
 def without_metadata(data: bytes) -> tuple[bytes, bytes]:
     """The parts that pixels need of a PNG, JPEG, TIFF or AVIF, and the EXIF block where it is apart; any other file as
-    it is."""
+    it is.
+    """
     if data.startswith(PNG):
         return _bare_png(data)
     if data.startswith(JPEG):
@@ -129,7 +132,8 @@ def to_rgb(picture: Image.Image, data: bytes = b"") -> Image.Image:
     keeps.
 
     Raises Unreadable where the file does not say which of its levels is white, or its colours cannot be turned into
-    RGB."""
+    RGB.
+    """
     picture.load()
     if picture.mode.startswith(("I", "F")):
         rgb = _grey(picture, data)
@@ -203,7 +207,8 @@ def _white_level(picture: Image.Image, low: float, high: float, data: bytes) -> 
 
 def _stated_white(picture: Image.Image, data: bytes) -> float | None:
     """By a PNG's sBIT, a TIFF's SMaxSampleValue, MaxSampleValue or width; netpbm and JPEG 2000 are scaled to 16 bits by
-    PIL."""
+    PIL.
+    """
     if picture.format in ("PPM", "JPEG2000") and picture.mode != "F":
         return 65535.0
     if picture.format == "PNG":
@@ -223,7 +228,7 @@ def _tag(picture: Image.Image, tag: int) -> float | None:
 
 
 def _check_wide_colours(picture: Image.Image, data: bytes) -> None:
-    """Of 16-bit colours PIL keeps the upper byte: where only lower bits are used, next to nothing."""
+    """PIL keeps the upper byte of 16-bit colours, which is next to nothing where only lower bits are used."""
     wide = data[24:25] == b"\x10" if data.startswith(PNG) else _tag(picture, 258) == 16
     if wide and picture.mode in ("RGB", "RGBA", "LA"):
         edges = picture.getextrema()[: 1 if picture.mode == "LA" else 3]

@@ -1,7 +1,8 @@
 """What a folder's preprocessor_config.json says is done to a picture: followed, or refused in one sentence, key by key.
 
 The keys are those of transformers' CLIPImageProcessor and LlavaImageProcessor; what is left out takes CLIP's way, at
-the tower's size."""
+the tower's size.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ MOST = 1e9  # numbers beyond this (or NaN) are no settings
 @dataclass(frozen=True)
 class ImageSettings:
     """How pixels are made: `squash` resizes to E x E whatever the shape, else the shorter edge becomes E and the middle
-    is cut out."""
+    is cut out.
+    """
 
     pad: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN

@@ -3,7 +3,8 @@
     processor("What is this?", "cat.png") -> {"input_ids": (1, T) int64, "pixel_values": (1, 3, E, E) float32}
 
 The picture's placeholder ids stand before the first question; the model puts image features in their place. Its files
-are read and written in weights/processor_files.py."""
+are read and written in weights/processor_files.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Processor:
 
     def count_image_tokens(self, image: str | Path | Image.Image | tuple[int, int] | None) -> int:
         """How many placeholder ids a picture takes, or any of this (width, height): P, in LLaVA-NeXT as many as its
-        shape asks for. None, no picture, takes none."""
+        shape asks for. None, no picture, takes none.
+        """
         if image is None:
             return 0
         if self.image_grid_pinpoints:
@@ -65,7 +67,8 @@ class Processor:
 
         Returns input_ids (1, T) int64, and for a picture pixel_values (1, 3, E, E) float32 (LLaVA-NeXT: see
         `image_inputs`). "<image>" or "</s>" in a turn stays text. Raises UserError for turns out of order and for a
-        picture that cannot be read."""
+        picture that cannot be read.
+        """
         turns = [("user", question_or_turns)] if isinstance(question_or_turns, str) else list(question_or_turns)
         picture = None if image is None else open_image(image)
         ids = self.encode(turns, self.count_image_tokens(picture and picture.size), add_generation_prompt)
@@ -77,7 +80,8 @@ class Processor:
 
     def image_inputs(self, image: str | Path | Image.Image | None) -> dict[str, Tensor]:
         """One picture for the model: pixel_values (1, 3, E, E) float32, or LLaVA-NeXT's views (N, 3, E, E) and
-        image_sizes (1, 2) int64."""
+        image_sizes (1, 2) int64.
+        """
         return self._image_inputs(None if image is None else open_image(image))
 
     def _image_inputs(self, picture: Image.Image | None) -> dict[str, Tensor]:

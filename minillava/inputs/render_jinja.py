@@ -2,7 +2,8 @@
 
 stdin: {"template": text, "conversations": [messages, ...]} as JSON -> stdout: a list of strings, or null where a
 rendering failed. Jinja's sandbox keeps the template from Python; the limits keep it from the machine: 1 second of
-computing, 0.5 GB of memory, 50,000 characters. This file imports nothing of ours, so that it starts quickly."""
+computing, 0.5 GB of memory, 50,000 characters. This file imports nothing of ours, so that it starts quickly.
+"""
 
 import json
 import sys

@@ -113,7 +113,8 @@ class Tokenizer:
         """A LLaMA-like BPE of at most `vocab_size` ids: <unk> <s> </s>, 256 bytes, pieces, <image>, <pad>.
 
         Unlike LLaMA's, punctuation and newlines are tokens of their own, so " cat" is the same token in "a cat." and "a
-        cat,"."""
+        cat,".
+        """
         first = [CONTROL_TOKENS["unk"], CONTROL_TOKENS["bos"], CONTROL_TOKENS["eos"]]
         model = tokenizers.Tokenizer(models.BPE(unk_token=CONTROL_TOKENS["unk"], byte_fallback=True, fuse_unk=True))
         model.pre_tokenizer = pre_tokenizers.Sequence(

@@ -4,7 +4,8 @@ project's own are made of.
 The file is a small program that a stranger wrote for the `tokenizers` library: a normalizer can double a text forty
 times, a regular expression can need years, and what the library does not expect is a panic, which it prints itself. So
 each part is looked up in a list, and any other is refused before the library sees it. What is no JSON of this shape at
-all raises whatever Python raises, which `Tokenizer` puts into a sentence."""
+all raises whatever Python raises, which `Tokenizer` puts into a sentence.
+"""
 
 from minillava.errors import UserError
 

@@ -6,7 +6,8 @@ launches.
 
 Between the seven products, which are PyTorch's, stand RMSNorm, RoPE with the write into the cache, attention, the first
 sum with the second RMSNorm, and SwiGLU: one kernel each, and attention of one new token does RoPE, too. The products
-are called as the layer's own modules, so that LoRA's are right as well."""
+are called as the layer's own modules, so that LoRA's are right as well.
+"""
 
 from minillava.kernels.flash_attention import flash_attention
 from minillava.kernels.flash_decoding import flash_decoding

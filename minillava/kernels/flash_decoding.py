@@ -14,7 +14,8 @@ rows of one tile, so that keys and values are read once for all of them.
 
 A token that has just been projected also has to be turned (RoPE) and written into the cache. The same kernel does it
 on the way: every program turns the query, and the program of the first part turns the token's key, writes key and value
-into the cache, and begins its sums with them."""
+into the cache, and begins its sums with them.
+"""
 
 import functools
 import math
@@ -23,9 +24,9 @@ import torch
 import triton
 import triton.language as tl
 
-from minillava.kernels.flash_attention import LOG2_E, attend, load_tile
+from minillava.kernels.attention_tile import LOG2_E, attend, load_tile
 from minillava.kernels.rope import turned
-from minillava.kernels.tiles import tile
+from minillava.kernels.tiles import next_power_of_2, tile
 
 
 @triton.jit
@@ -119,7 +120,8 @@ def flash_decoding(q, k, v, *, start=None, past=None, new=None):
     query; without it, S - 1. Both are read on the card, and nothing is asked of it, so the call may be captured in a
     CUDA graph. new: (k, v, cos, sin) of the query's own token, k and v (B, K, 1, D), cos and sin (1, D). Then q and its
     k have not been turned yet, and the token's place in k and v, behind the `past` others, is empty and filled here;
-    without it the place is filled already. Raises ValueError for a head that is too wide."""
+    without it the place is filled already. Raises ValueError for a head that is too wide.
+    """
     (B, H, _, D), (K, S) = q.shape, k.shape[1:3]
     if q.stride(3) != 1:
         q = q.contiguous()
@@ -136,11 +138,11 @@ def flash_decoding(q, k, v, *, start=None, past=None, new=None):
         q.stride(0), q.stride(1), *k.stride(), *v.stride(), H, S - 1, splits, LOG2_E / math.sqrt(D),
         GROUP=H // K, HAS_START=start is not None, HAS_PAST=past is not None, HAS_NEW=new is not None,
         ONE_PART=splits == 1,
-        BLOCK_G=max(16, triton.next_power_of_2(H // K)), **constants,  # the tensor cores multiply no fewer than 16 rows
+        BLOCK_G=max(16, next_power_of_2(H // K)), **constants,  # the tensor cores multiply no fewer than 16 rows
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(B * H,)](
-            part, lse, out, splits, D=D, BLOCK_D=constants["BLOCK_D"], BLOCK_SPLITS=triton.next_power_of_2(splits)
+            part, lse, out, splits, D=D, BLOCK_D=constants["BLOCK_D"], BLOCK_SPLITS=next_power_of_2(splits)
         )
     return out
 

@@ -5,7 +5,8 @@
 Tower and language model are trained side by side, a core each, then LLaVA's two stages. A part is a command of its own
 with its default flags, so each can be run alone. The chain may be stopped at any time: called again, it goes on where
 it was. A part whose figures stay below its gate ends the chain. At the end the weights folders are published, with the
-figures in weights/README.md."""
+figures in weights/README.md.
+"""
 
 import json
 import os

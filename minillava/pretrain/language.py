@@ -4,7 +4,8 @@ The first is look-up: "cat, bus, tree" is followed by "cat yes, dog no", or by q
 learnt. Comparing a word with the words above needs attention heads that work together (induction heads, arXiv
 2209.11895). They form within minutes here, and did not form at all from conversations alone. The second is scenes in
 words, as prose or as a map of 7 x 7 words, with a conversation about each. A map is the text that a picture's 49
-patches will later stand in for, which is why a projector alone (stage 1) goes far."""
+patches will later stand in for, which is why a projector alone (stage 1) goes far.
+"""
 
 from collections import deque
 from dataclasses import replace
@@ -224,7 +225,8 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
         samples = [encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in group.indices]
         return batches_of(group, samples, lambda sample: len(sample.input_ids))
 
-    with own_folder(config), Run(model, config, partial(save_language_model, model, tokenizer, config.out)) as run:
+    save = partial(save_language_model, model, tokenizer, config.out, "bfloat16")
+    with own_folder(config), Run(model, config, save) as run:
         for step in run.steps():
             group, place = endless_group(step, config.batch_size, config.seed)
             batch = collate(batches(group)[place])

@@ -2,7 +2,8 @@
 
 A probe (arXiv 1610.01644) is one linear layer trained on frozen features. What it cannot find, a language model that
 reads these features will hardly find either; what it finds is there to be learnt. Four fifths of the objects train the
-probe, the rest test it."""
+probe, the rest test it.
+"""
 
 import torch
 import torch.nn.functional as F

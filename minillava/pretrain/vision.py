@@ -6,7 +6,8 @@ every patch and the best ones count (late interaction, FILIP, arXiv 2111.07783; 
 picture and phrase is a yes or no of its own (the sigmoid loss of SigLIP, arXiv 2303.15343), since "a cat" is true of
 many pictures of a batch. Each phrase brings its contradiction along ("two cats": "three cats"). Positions start as
 two-dimensional sines and cosines (MAE, arXiv 2111.06377), and each thing's place is among the phrases: without the two
-the features held names but not places."""
+the features held names but not places.
+"""
 
 from pathlib import Path
 

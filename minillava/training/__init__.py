@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint as activation_checkpoint
 
 from minillava import weights
-from minillava.distributed import gathered, is_first, place, processes, rank, together, world_size
+from minillava.distributed import agree, is_first, processes, rank, shard_parameters, unsharded, world_size
 from minillava.errors import UserError
 from minillava.generation import stream
 from minillava.inputs.processor import Processor
@@ -90,8 +90,8 @@ def train(config: TrainConfig) -> None:
 def train_on(device: torch.device, config: TrainConfig) -> None:
     """The training itself, on the device of this process."""
     # The model, and what of it learns.
-    config = together(lambda: resolved(config))
-    model, processor = together(lambda: starting_point(config, mapped=True))
+    config = agree(lambda: resolved(config))
+    model, processor = agree(lambda: starting_point(config, mapped=True))
     for part in (model.vision_tower, model.language_model):
         part.attention = weights.find_attention("auto", device)
     set_trainable(model, config.stage)
@@ -104,7 +104,7 @@ def train_on(device: torch.device, config: TrainConfig) -> None:
 
     # The samples, and their batches.
     context = context_of(config, model)
-    samples, held_out = together(lambda: read_samples(config, processor, context))
+    samples, held_out = agree(lambda: read_samples(config, processor, context))
     if config.epochs:
         steps = config.epochs * samples.steps_per_epoch(config.batch_size, config.pack)
         config = replace(config, max_steps=max(1, math.ceil(steps)))
@@ -115,7 +115,7 @@ def train_on(device: torch.device, config: TrainConfig) -> None:
 
     # Its parameters, in the types and on the devices that compute with them.
     root, products = LossModule(model), product_dtype(config.dtype, device)
-    place(root, units(model), device, held_types(root, products), products)
+    shard_parameters(root, units(model), device, held_types(root, products), products)
 
     def save(folder: str | Path = config.out) -> None:
         weights.save(model, processor, folder, "bfloat16")
@@ -140,7 +140,7 @@ def train_on(device: torch.device, config: TrainConfig) -> None:
                 losses.append(part.item())
             run.update(losses)
             if run.due:
-                with run.notes() as notes, gathered(root):
+                with run.notes() as notes, unsharded(root):
                     if validation:
                         notes["validation_loss"] = validation.mean_loss(model, root)
                         if notes["validation_loss"] < run.metrics.lowest("validation_loss"):

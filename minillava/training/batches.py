@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from minillava.config import LlavaConfig
-from minillava.distributed import rank, together, world_size
+from minillava.distributed import agree, rank, world_size
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, encode
 from minillava.inputs.processor import Processor
@@ -85,7 +85,7 @@ class Batches:
 
     def counted_parts(self, step: int, config: LlavaConfig) -> tuple[list[tuple[Batch, int]], int]:
         """The same with the number of supervised tokens in each, and how many these are in all processes together."""
-        batch = together(lambda: self[step])
+        batch = agree(lambda: self[step])
         if self.config.skip_broken:
             self.left_out.exchange()
         return in_step(batch, self.config.micro_batch_size, config, self.features is not None)

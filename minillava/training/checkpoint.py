@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import safe_open, save_file
 from torch import Tensor
 
-from minillava.distributed import as_held, is_first, together, world_size
+from minillava.distributed import agree, is_first, sharded_like, world_size
 from minillava.errors import UserError, say
 from minillava.files import write_atomically
 from minillava.training.shards import names_in, read_metadata, read_shards, write_shards
@@ -61,7 +61,7 @@ def save_checkpoint(folder: Path, parameters: Parameters, optimizers: list, step
             sizes = f"needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB left"
             raise UserError(f"the checkpoint of step {step} {sizes}: {advice}")
 
-    together(check_room)
+    agree(check_room)
     try:
         (write_file if world_size() == 1 else write_folder)(Path(folder), tensors, metadata)
     except (OSError, SafetensorError) as error:
@@ -93,9 +93,9 @@ def write_folder(folder: Path, tensors: Parameters, metadata: dict[str, str]) ->
             make_way(folder)
             os.replace(new, final)
 
-    together(begin)
+    agree(begin)
     write_shards(new, tensors, metadata)
-    together(end)
+    agree(end)
 
 
 def make_way(folder: Path) -> None:
@@ -151,13 +151,13 @@ def load_checkpoint(
     owner = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     with torch.no_grad():
         for name, p in parameters.items():
-            p.copy_(as_held(tensors[f"parameter.{name}"], p))
+            p.copy_(sharded_like(tensors[f"parameter.{name}"], p))
     for name, tensor in tensors.items():
         kind, key, of = split_name(name)
         if kind == "state":
             p = parameters[of]
             # AdamW's step count stays on the CPU
-            owner[p].state[p][key] = tensor if tensor.ndim == 0 else as_held(tensor, p)
+            owner[p].state[p][key] = tensor if tensor.ndim == 0 else sharded_like(tensor, p)
     return int(metadata["step"])
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from minillava.distributed import is_first, rank, together, world_size
+from minillava.distributed import agree, is_first, rank, world_size
 from minillava.errors import UserError
 from minillava.files import read_file, write_atomically
 from minillava.inputs.image import open_image
@@ -80,7 +80,7 @@ class FeatureCache:
         a UserError, or with `skip_broken` left to `of`. Several processes share the pictures out among them.
         """
         pictures = list(dict.fromkeys(pictures))
-        together(lambda: self._fill(pictures[rank() :: world_size()], workers, skip_broken))
+        agree(lambda: self._fill(pictures[rank() :: world_size()], workers, skip_broken))
         if world_size() > 1:
             self.shards = self._index()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from minillava.distributed import gather_objects, is_first, world_size
+from minillava.distributed import all_gather_objects, is_first, world_size
 from minillava.files import write_atomically
 
 
@@ -26,7 +26,7 @@ class LeftOut:
     def exchange(self) -> None:
         """Let every process know the records that the others found."""
         if world_size() > 1:
-            self._add(chain.from_iterable(gather_objects(list(self.lines)[self.exchanged :])))
+            self._add(chain.from_iterable(all_gather_objects(list(self.lines)[self.exchanged :])))
             self.exchanged = len(self.lines)
 
     def _add(self, lines: Iterable[str]) -> None:

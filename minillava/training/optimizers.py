@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from minillava.distributed import as_held, whole
+from minillava.distributed import full_tensor, sharded_like
 from minillava.training.recipes import LoopConfig
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of a X + b (X X^T) X + c (X X^T)^2 X, which drives singular values towards 1
@@ -75,9 +75,9 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
                 average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                update = orthogonalize(whole(p.grad.lerp(average, momentum)))  # Nesterov: look one step ahead
-                update = as_held(update, p)  # of several processes each computes the whole update, and takes its rows
-                p.mul_(1 - lr * decay).add_(update, alpha=-lr * 0.2 * max(p.shape) ** 0.5)
+                update = orthogonalize(full_tensor(p.grad.lerp(average, momentum)))  # Nesterov: look one step ahead
+                # Of several processes each computes the whole update, and takes its rows.
+                p.mul_(1 - lr * decay).add_(sharded_like(update, p), alpha=-lr * 0.2 * max(p.shape) ** 0.5)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:

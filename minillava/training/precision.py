@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minillava.lora import LoRALinear
+from minillava.weights.loading import has_bfloat16
 
 
 def product_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -17,12 +18,6 @@ def product_dtype(dtype: str, device: torch.device) -> torch.dtype:
         fast = has_bfloat16(device)
         dtype = "bfloat16" if fast else "float32"
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)  # older cards compute it by slow emulation alone
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def autocast(dtype: str, device: torch.device, **options):

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from minillava.distributed import gather, is_first, together, whole, world_size
+from minillava.distributed import agree, all_gather, full_tensor, is_first, world_size
 from minillava.errors import UserError, in_words, say
 from minillava.files import locked
 from minillava.training.checkpoint import holds_run, load_checkpoint, save_checkpoint
@@ -75,7 +75,7 @@ class Run:
         the training. No losses, no step: none of its records could be used.
         """
         step, rate = self.done, learning_rate(self.done, self.config)
-        norm = whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)).item()
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)).item()
         if not norm < math.inf:
             self.whole = False  # these weights have probably diverged
             advice = "lower --learning-rate, or look at this step's data"
@@ -88,7 +88,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         self.whole = True
         self.done += 1
-        means = gather(sum(losses), bool(self.received)).mean(0).tolist()  # all processes stop after the same step
+        means = all_gather(sum(losses), bool(self.received)).mean(0).tolist()  # all processes stop after the same step
         seconds, self.stopping, self.last = time.perf_counter() - self.began, means[1] > 0, last
         figures = {"loss": means[0]} if losses else {}
         self.metrics.add(step=step, **figures, lr=rate, grad_norm=norm, seconds=round(seconds, 3))
@@ -125,7 +125,7 @@ class Run:
     def _save(self) -> None:
         """The checkpoint last, so that it never counts what was not saved."""
         finite = all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
-        if not gather(finite).all():
+        if not all_gather(finite).all():
             self.whole = False
             raise UserError(f"the weights are not finite after step {self.done}: lower --learning-rate; none are saved")
         self.metrics.write()
@@ -138,7 +138,7 @@ class Run:
         if self.config.resume:
             defaults = type(self.config)().settings()
             restore = lambda: load_checkpoint(self.out, self.parameters, self.optimizers, self.settings, defaults)
-            self.done = together(restore)
+            self.done = agree(restore)
         self.saved, self.metrics = self.done, Metrics(self.out, self.done)
         if self.done == self.config.max_steps:  # a finished run, resumed, writes its weights again
             self.save()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minillava.distributed import gather, gather_objects, is_first, rank, together, world_size
+from minillava.distributed import agree, all_gather, all_gather_objects, is_first, rank, world_size
 from minillava.files import read_json, write_json
 
 SUMMARY = "checkpoint.json"
@@ -33,7 +33,7 @@ def write_shards(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, s
     except CheckpointException as error:
         raise OSError(str(next(iter(error.failures.values()))[0])) from None
     checksums = {}
-    for some in gather_objects(own_checksums(folder)):
+    for some in all_gather_objects(own_checksums(folder)):
         checksums |= some
     if is_first():
         write_json(folder / SUMMARY, sealed({**metadata, "sha256": checksums}))
@@ -60,13 +60,13 @@ def checksum_of(path: Path) -> str:
 
 def read_metadata(folder: Path) -> dict[str, str]:
     """The metadata; UserError or ValueError, in all processes, where a file is missing or was changed."""
-    found = together(lambda: read_json(folder / SUMMARY))
+    found = agree(lambda: read_json(folder / SUMMARY))
     metadata = {name: value for name, value in found.items() if name != "seal"}
     whole = found == sealed(metadata)
     checksums, known = own_checksums(folder), metadata.pop("sha256", None)
-    held = set().union(*gather_objects(set(checksums)))
+    held = set().union(*all_gather_objects(set(checksums)))
     fits = whole and held == set(known) and all(known[name] == digest for name, digest in checksums.items())
-    if not gather(fits).all():
+    if not all_gather(fits).all():
         raise ValueError("a file of it is missing or was changed")
     return metadata
 

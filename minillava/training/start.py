@@ -43,8 +43,8 @@ def absolute(name: str) -> str:
 def starting_point(config: TrainConfig, mapped: bool = False) -> tuple[Llava, Processor]:
     """The model and processor to start from.
 
-    `mapped`: on the CPU, with the numbers left in the files as they are, until `place` takes those that a process
-    keeps.
+    `mapped`: on the CPU, with the numbers left in the files as they are, until
+    `shard_parameters` takes those that a process keeps.
     """
     options = dict(device="cpu", dtype="mapped") if mapped else dict(device=config.device, dtype="float32")
     if config.weights:

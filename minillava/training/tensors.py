@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minillava.anyres import Tiling
 from minillava.config import LlavaConfig
-from minillava.distributed import gather, world_size
+from minillava.distributed import all_gather, world_size
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded
 from minillava.language_model import first_tokens
 
@@ -115,7 +115,7 @@ def in_step(batch: Batch, size: int, config: LlavaConfig, cached: bool) -> tuple
     """
     parts = [(part, num_supervised(part["labels"])) for part in micro_batches(batch, size, config)] if batch else []
     parts = [(part, count) for part, count in parts if count]  # one without a supervised token has no loss
-    counts = gather(sum(count for _, count in parts), len(parts), any(has_picture(part) for part, _ in parts))
+    counts = all_gather(sum(count for _, count in parts), len(parts), any(has_picture(part) for part, _ in parts))
     if world_size() > 1:
         most, with_pictures = int(counts[:, 1].max()), bool(counts[:, 2].any())
         row = blank_row(config, with_pictures, cached)

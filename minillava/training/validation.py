@@ -7,6 +7,7 @@ from the seed and its name alone, so it stays what it is when records are added,
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minillava.data.records import picture_name
-from minillava.distributed import gather, is_first
+from minillava.distributed import all_gather, is_first
 from minillava.errors import UserError
 from minillava.model import Llava
 from minillava.training.batches import Batches, Item
@@ -49,7 +50,8 @@ def is_held_out(record: dict, share: float, seed: int) -> bool:
     """Whether a record is for validation: its hash is a number from 0 to 1, the same for all records of a picture."""
     name = picture_name(record)
     if name is not None:
-        key = ["picture", os.path.normpath(name)]  # a.png and ./a.png are one picture
+        name = unicodedata.normalize("NFC", name).replace("\\", "/")
+        key = ["picture", os.path.normpath(name)]  # however its name is written
     elif record.get("id") not in (None, ""):
         key = ["id", str(record["id"])]
     else:
@@ -95,4 +97,4 @@ class Validation(Batches):
             tokens += num_tokens
         if not tokens:
             raise UserError("none of the records for validation can be used")
-        return gather(total).sum().item() / tokens
+        return all_gather(total).sum().item() / tokens

@@ -5,7 +5,8 @@
     load_vision_tower("clip-vit-l-336") -> VisionTransformer       save_vision_tower(model, folder)
 
 folders.py finds the folder that a name means, hf_config.py reads its config.json, layouts.py knows the tensors' names,
-tensor_files.py looks them up, strictly, and loading.py puts the model together."""
+tensor_files.py looks them up, strictly, and loading.py puts the model together.
+"""
 
 from minillava.weights.download import ROOT
 from minillava.weights.folders import find_folder

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minillava.distributed import is_first, whole
+from minillava.distributed import full_tensor, is_first
 from minillava.errors import UserError
 from minillava.files import read_json, write_atomically, write_json
 from minillava.lora import merge
@@ -50,7 +50,7 @@ def save_adapter(model: Llava, base: str | Path, r: int, alpha: float, dropout: 
         if parameter.requires_grad:
             name = PREFIX + rename(name, back)
             name += ".weight" if name.endswith(("lora_A", "lora_B")) else ""
-            tensor = whole(parameter.detach())
+            tensor = full_tensor(parameter.detach())
             if is_first():
                 tensors[name] = tensor.float().cpu().contiguous()
     if not is_first():

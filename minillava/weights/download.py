@@ -5,7 +5,8 @@ told before its gigabytes, and are written last: the files come into `.NAME.part
 model. A download that was interrupted goes on where it stopped. When every file has the hash that the Hub says, the
 folder gets its name and a SHA256SUMS, which `sha256sum -c` reads and whose first line names the revision.
 
-The Hub is not trusted: its answers have limits of size and time, and are checked before they are used."""
+The Hub is not trusted: its answers have limits of size and time, and are checked before they are used.
+"""
 
 import hashlib
 import re
@@ -57,7 +58,8 @@ def download(repository: str, revision: str | None = None, out: str | Path | Non
 
     revision: a branch, tag or commit, pinned to its commit before the first file. A folder that was downloaded before
     is returned as it is. UserError for a name that the Hub does not have or does not give out, for a model that cannot
-    be used here, and for a broken file."""
+    be used here, and for a broken file.
+    """
     if not NAME.fullmatch(repository):
         raise UserError(f"{repository!r} is not the name of a model on the Hub, such as llava-hf/llava-1.5-7b-hf.")
     target = Path(out) if out else home_of(repository)
@@ -104,8 +106,9 @@ def _check_room(repository: str, size: int, part: Path) -> None:
 
 # ------------------------------------------------------------ what is needed
 def needed_files(repository: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of the files of a repository those that `load` reads: tensors, and settings with config.json last. UserError
-    where the weights are not in safetensors."""
+    """The files of a repository that `load` reads: tensors, and settings with config.json last. UserError where the
+    weights are not in safetensors.
+    """
     names = set(names)
     if not names & {SINGLE, INDEX} and ADAPTER in names:
         check_no_pickle(repository, names)

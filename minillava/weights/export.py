@@ -1,7 +1,8 @@
 """A weights folder for other programs: `python -m minillava.weights export FOLDER --layout llava-hf --out DIR`.
 
 llava-hf is what transformers loads, and with it vLLM and SGLang. original is haotian-liu/LLaVA's: language model and
-projector, and the tower as a CLIP of its own in `vision_tower`, whose path `mm_vision_tower` names."""
+projector, and the tower as a CLIP of its own in `vision_tower`, whose path `mm_vision_tower` names.
+"""
 
 from dataclasses import replace
 from pathlib import Path

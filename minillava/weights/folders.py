@@ -2,7 +2,8 @@
 
 "weights/tiny", "~/llava"      a folder, seen from the working folder or from the repository
 "llava-hf/llava-1.5-7b-hf"     a model of the Hub: downloaded into weights/ before, or in the Hub's cache, or fetched
-                               now (with HF_HUB_OFFLINE=1 never)"""
+                               now (with HF_HUB_OFFLINE=1 never)
+"""
 
 import os
 import re

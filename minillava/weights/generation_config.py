@@ -1,5 +1,6 @@
 """Hugging Face's generation_config.json: which ids end an answer. They override config.json's, as in transformers. Its
-makers' way to sample is not followed: here what is not asked for is greedy."""
+makers' way to sample is not followed: here what is not asked for is greedy.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -7,7 +7,8 @@
 
 `values` is the object in the file: Hugging Face's (llava-hf, transformers 4 and 5) or the original's
 (haotian-liu/LLaVA). A config is a data file from elsewhere and not to be trusted: whatever this project does not
-support, or a number out of range, is a UserError that names it."""
+support, or a number out of range, is a UserError that names it.
+"""
 
 from dataclasses import asdict, fields, replace
 
@@ -117,7 +118,7 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
 
 
 def last_part(name) -> str:
-    """Of a tower's name or path in the original's config.json the part that says which it is."""
+    """The part of a tower's name or path, in the original's config.json, that says which tower it is."""
     return str(name).rstrip("/.").rsplit("/", 1)[-1]
 
 

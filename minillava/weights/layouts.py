@@ -1,7 +1,8 @@
 """The names that tensors have in the files of each program, as pairs of prefixes: the file's and ours.
 
 The parameters here have the last parts of Hugging Face's names, so that a few pairs are a whole layout; read from right
-to left they are the export."""
+to left they are the export.
+"""
 
 import re
 from collections.abc import Iterable

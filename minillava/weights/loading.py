@@ -1,7 +1,8 @@
 """From a weights folder to a model.
 
 The model is built on the meta device, where it takes no memory, the file is mapped, and its tensors become the
-parameters."""
+parameters.
+"""
 
 import importlib.util
 import os
@@ -48,7 +49,8 @@ def load(
     float16 or auto, which is the file's, but float32 for small files on a CPU; stored is the file's always; mapped
     leaves every tensor in the file, in its own type, until it is read. attention: auto, eager, sdpa, triton. template:
     how turns are written (plain, v0, v1, llava_v1, llava_hf, llama_2, chatml); None is the folder's own. vision: the
-    folder of the CLIP whose tower is taken, for the original LLaVA-1.5, whose files hold none."""
+    folder of the CLIP whose tower is taken, for the original LLaVA-1.5, whose files hold none.
+    """
     path = find_folder(path)
     folder = base_folder(path)
     processor = load_processor(folder, llava_config(folder, vision)[0], template)
@@ -78,7 +80,8 @@ def load_language_model(
     path: str | Path, *, device: str = "auto", dtype: str = "auto", attention: str = "auto"
 ) -> LanguageModel:
     """A plain LLaMA (Vicuna, TinyLlama, SmolLM2), or the language model of a LLaVA or LLaVA-NeXT; options and errors as
-    `load`."""
+    `load`.
+    """
     folder = find_folder(path)
     config = as_in_files(read_text_config(read_config_json(folder)), folder)
     return _load(partial(LanguageModel, config), "language_model.", folder, device, dtype, attention)
@@ -96,7 +99,8 @@ def load_vision_tower(
     """CLIP's vision tower, from a whole CLIP, a tower saved alone, or a LLaVA.
 
     It gives the features of `feature_layer`, counted as in `VisionTransformer`, with CLS if `keep_cls`. Other options
-    and errors as `load`."""
+    and errors as `load`.
+    """
     folder = find_folder(path)
     folder = _tower_folder(folder, read_config_json(folder)) or folder
     config = read_vision_config(read_config_json(folder))
@@ -107,7 +111,8 @@ def load_vision_tower(
 def _load(build, prefix: str, folder: Path, device: str, dtype: str, attention: str, tower: Path | None = None):
     """Build on the meta device, then take the file's tensors as parameters.
 
-    `prefix` is the module's name in a LLaVA."""
+    `prefix` is the module's name in a LLaVA.
+    """
     target = find_device(device)
     with torch.device("meta"):
         module = build(attention=find_attention(attention, target))
@@ -128,7 +133,8 @@ def extend_vocabulary(language_model: LanguageModel, vocab_size: int) -> Languag
     """The same language model with rows for `vocab_size` ids or a few more, as LLaVA needs them for `<image>` and
     `<pad>` (32,000 rows become 32,064); each new row is the mean of the old ones.
 
-    A row for `<image>` is never read here, but transformers looks it up before it puts the picture in its place."""
+    A row for `<image>` is never read here, but transformers looks it up before it puts the picture in its place.
+    """
     if vocab_size <= language_model.config.vocab_size:
         return language_model
     rows = -(-vocab_size // MULTIPLE) * MULTIPLE
@@ -165,7 +171,8 @@ def _tower_folder(folder: Path, values: dict, vision: str | Path | None = None) 
 
 def as_in_files(config: TextConfig, folder: Path) -> TextConfig:
     """With the end tokens of generation_config.json. As in transformers, a head in the files that differs from the
-    embeddings counts, although config.json says that the embeddings are the head."""
+    embeddings counts, although config.json says that the embeddings are the head.
+    """
     config = with_end_tokens(config, folder)
     if not config.tie_word_embeddings:
         return config
@@ -180,7 +187,8 @@ def as_in_files(config: TextConfig, folder: Path) -> TextConfig:
 
 def _check_vocabulary(processor: Processor, config: LlavaConfig, folder: Path) -> None:
     """Every id that text can give must have an embedding; `<image>` and `<pad>` need none, since neither is ever looked
-    up."""
+    up.
+    """
     rows, tokenizer = config.text_config.vocab_size, processor.tokenizer
     largest = max(tokenizer.ids - {tokenizer.image_id, tokenizer.pad_id})
     if largest >= rows:
@@ -209,7 +217,8 @@ def find_device(device: str) -> torch.device:
 def find_attention(attention: str, device: torch.device) -> str:
     """The attention by its name; "auto" is our kernels on an NVIDIA GPU and PyTorch's elsewhere.
 
-    UserError for one that cannot run here."""
+    UserError for one that cannot run here.
+    """
     has_triton = importlib.util.find_spec("triton") is not None
     if attention == "auto":
         return "triton" if has_triton and device.type == "cuda" else "sdpa"
@@ -224,11 +233,19 @@ def find_attention(attention: str, device: torch.device) -> str:
     return attention
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the machine has instructions for bfloat16; cards before the A100 emulate them slowly."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _find_dtype(dtype: str, device: torch.device, sources: dict, folder: Path) -> torch.dtype | None:
     """The one type of all parameters. "auto": the file's; of several the one with most numbers, which is said; small
-    files float32 on a CPU.
+    files float32 on a CPU; float16 for bfloat16 on a card without it.
 
-    None for "mapped": each tensor keeps its own, and so stays in the file until it is read."""
+    None for "mapped": each tensor keeps its own, and so stays in the file until it is read.
+    """
     name = str(dtype).removeprefix("torch.")
     if name == "mapped":
         return None
@@ -236,6 +253,8 @@ def _find_dtype(dtype: str, device: torch.device, sources: dict, folder: Path) -
         held = count_numbers(sources)
         small = name == "auto" and sum(path.stat().st_size for path in sources) < SMALL
         name = "float32" if small and device.type == "cpu" else max(held, key=held.get)
+        if name == "bfloat16" and dtype == "auto" and device.type == "cuda" and not has_bfloat16(device):
+            name = "float16"
         if len(held) > 1:
             kinds = " and ".join(sorted(held))
             say(f"note: {folder} holds {kinds} tensors; the model is {name} (dtype chooses another).")

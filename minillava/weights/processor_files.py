@@ -1,5 +1,6 @@
 """A processor's files, in transformers' format: `AutoProcessor.from_pretrained` reads what `save_processor` writes, and
-`load_processor` reads what transformers writes, and the original LLaVA's folders."""
+`load_processor` reads what transformers writes, and the original LLaVA's folders.
+"""
 
 import json
 import re
@@ -22,7 +23,8 @@ def load_processor(folder: str | Path, config: LlavaConfig, template: str | Temp
 
     The template is the one asked for, or the folder's `conversation_template`, or the one that its chat template is
     found to be, or "llava_hf". The original LLaVA's folders have none of these files: they mean "v1", and
-    `image_aspect_ratio` of their config.json says whether to pad."""
+    `image_aspect_ratio` of their config.json says whether to pad.
+    """
     folder = Path(folder)
     outer, inner, original = (
         read_json(folder / name) if (folder / name).exists() else {}

@@ -2,7 +2,8 @@
 loading them costs, `python -m minillava.weights measure DIR`, in time and in memory, on the CPU.
 
 The names, shapes, type and shards are those of llava-hf's files; only the numbers are noise. One shard is in memory at
-a time."""
+a time.
+"""
 
 import sys
 import time
@@ -86,7 +87,8 @@ def measure(path: str | Path) -> list[tuple[str, str]]:
 
     Picture and text go apart: 576 rows of a picture through 7 billion numbers would take a CPU without bfloat16
     instructions 20 minutes. The memory is the most that this process has had resident, with Python, PyTorch and all
-    that it has read of the mapped files."""
+    that it has read of the mapped files.
+    """
     folder = weights.find_folder(path)
     began = time.perf_counter()
     model = weights.load_model(folder, device="cpu", dtype="stored")

@@ -1,6 +1,7 @@
 """From a model to a weights folder, in the layouts that `load` and other programs read.
 
-Of several processes (distributed.py) all must call these functions, and the first one writes."""
+Of several processes (distributed.py) all must call these functions, and the first one writes.
+"""
 
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def save_module(
     interrupted is not taken for a model.
 
     prefix: the module's name in a LLaVA. Only the parameters whose names begin with one of `parts` are written. A LoRA
-    is added to its weights. Rows that several processes hold are gathered, one tensor after the other."""
+    is added to its weights. Rows that several processes hold are gathered, one tensor after the other.
+    """
     torch_dtype = None if dtype == "auto" else DTYPES[dtype]
     back = [(ours, theirs) for theirs, ours in LAYOUTS[layout]]
     tensors = {}

@@ -1,7 +1,8 @@
 """The safetensors files of a weights folder: which there are, what they hold, and what a model takes from them.
 
 Of a file only the header is read here. It is strict: a tensor that is unknown, missing, there twice or of the wrong
-shape is an error that names it. Nothing is ever unpickled, since a pickle can run any program."""
+shape is an error that names it. Nothing is ever unpickled, since a pickle can run any program.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -84,7 +85,8 @@ def open_tensors(path: Path, device: torch.device | str = "cpu"):
 # ------------------------------------------------------------ what a model takes
 def find_sources(folder: Path, wanted: dict[str, Tensor], tower: Path | None = None) -> dict[Path, dict[str, str]]:
     """{file: {name in the file: name here}} for just the wanted tensors; the vision tower's are in the folder `tower`
-    where one is given."""
+    where one is given.
+    """
     if tower is not None:
         in_tower = {name: tensor for name, tensor in wanted.items() if name.startswith("vision_tower.")}
         rest = {name: tensor for name, tensor in wanted.items() if name not in in_tower}

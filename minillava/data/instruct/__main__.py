@@ -9,7 +9,8 @@
 
 The teacher is "rules" (for scenes alone), "openai" (an endpoint: OPENAI_BASE_URL, OPENAI_API_KEY, OPENAI_MODEL) or the
 folder of a LLaMA. Beside the data lie DATA.journal.jsonl, DATA.report.md, DATA.card.md, DATA.sheet.png and
-DATA.charts.png; scenes' pictures go to images/ in the same folder. minillava/data/instruct/README.md says more."""
+DATA.charts.png; scenes' pictures go to images/ in the same folder. minillava/data/instruct/README.md says more.
+"""
 
 import argparse
 import json

@@ -8,7 +8,8 @@ LARGEST = 10_000_000  # bytes
 
 def bound(response, seconds: float) -> None:
     """Let the reading of a response fail after so many seconds or LARGEST bytes; a hook of httpx's clients, which read
-    a body through `iter_bytes`."""
+    a body through `iter_bytes`.
+    """
     parts, deadline = response.iter_bytes(), time.monotonic() + seconds
     response.iter_bytes = lambda: _bounded(parts, deadline)
 

@@ -38,6 +38,10 @@ def card(settings: Settings, records: list[dict], pictures: int, prompts: Prompt
     }
     if settings.teacher != "rules":
         told |= {"temperature": settings.temperature, "max tokens": settings.max_tokens}
+    is_coco = Path(settings.source).name.startswith("captions_")
+    source = LICENCES["coco"] if is_coco else LICENCES.get(settings.source, LICENCES["jsonl"])
+    is_taught = any(record["kind"] != "simple" for record in records)
+    teacher = TEACHERS.get(settings.teacher, TEACHERS["own"]) if is_taught else TEACHERS["simple"]
     made_from = "\n".join(f"- {name}: {value}" for name, value in told.items())
     return f"""# {Path(settings.out).stem}
 
@@ -53,21 +57,11 @@ Visual instruction data in LLaVA's JSON: {{id, image, conversations}}. No one wh
 
 ## Licence
 
-{_licence(settings.source)}
-{_terms(settings.teacher, records)}
+{source}
+{teacher}
 
 ## Limits
 
 What no caption and no box tells is not in the data, and what they get wrong is. Filters find many invented objects, not
 all, and judge no other claims; see the report beside this file for what they left out.
 """
-
-
-def _licence(source: str) -> str:
-    is_coco = Path(source).name.startswith("captions_")
-    return LICENCES["scenes" if source == "scenes" else "coco" if is_coco else "jsonl"]
-
-
-def _terms(teacher: str, records: list[dict]) -> str:
-    is_taught = any(record["kind"] != "simple" for record in records)
-    return TEACHERS["simple" if not is_taught else teacher if teacher in ("rules", "openai") else "own"]

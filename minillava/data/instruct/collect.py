@@ -31,7 +31,8 @@ def collect(requests: Sequence[Request], teacher: Teacher, journal: Journal, bud
 
     budget: tokens, read and written, that this call may use (0: no limit); no new request starts once they are used.
     After an error or Ctrl-C nothing new starts, but the replies under way, which are paid for, are waited for. A second
-    Ctrl-C ends this wait: the threads end with the program."""
+    Ctrl-C ends this wait: the threads end with the program.
+    """
     todo, used, lock, halt = iter(requests), 0, threading.Lock(), threading.Event()
 
     def work() -> None:

@@ -10,7 +10,8 @@ WITH_BOXES = ("detail", "reasoning")  # a conversation is written from captions 
 
 def symbolic_context(picture: Picture, kind: str) -> str:
     """The captions, a line each; for detail and reasoning then an empty line and the boxes, "category: [x1, y1, x2,
-    y2]" in thousandths."""
+    y2]" in thousandths.
+    """
     lines = list(picture.captions)
     if kind in WITH_BOXES and picture.instances:
         lines += ["", *(f"{name}: [{', '.join(f'{edge:.3f}' for edge in box)}]" for name, box in picture.instances)]

@@ -5,7 +5,8 @@ The environment says which: OPENAI_BASE_URL (without it, OpenAI's), OPENAI_API_K
 `openai` is needed for this teacher alone. A fault that may pass (429, 5xx, time-outs, cut connections, a body that is
 no chat completion or has no end) is tried again after a pause, which the endpoint's Retry-After sets or which doubles
 from try to try. A fault that will not pass (a wrong key, an unknown model) ends the run in one sentence. A parameter
-that the endpoint does not take is left out from then on."""
+that the endpoint does not take is left out from then on.
+"""
 
 import math
 import os
@@ -68,7 +69,8 @@ class _PassingFault(Exception):
 @dataclass
 class EndpointTeacher:
     """Writes what the model at the endpoint writes. A request's seed is passed on; endpoints may or may not honour it.
-    The secrets are neither in a reply nor in an error."""
+    The secrets are neither in a reply nor in an error.
+    """
 
     client: object  # openai.OpenAI, whose own retries are off
     model: str
@@ -92,15 +94,16 @@ class EndpointTeacher:
 
     def write(self, request: Request) -> Reply:
         """The model's reply; UserError when it cannot be had: after so many tries, or at once for a fault that trying
-        again will not mend."""
+        again will not mend.
+        """
         for number in range(1, self.settings.tries + 1):
             try:
                 return self._try(request)
             except _PassingFault as fault:
                 last = fault
-            pause = (
-                self.first_pause * 2 ** (number - 1) * random.uniform(0.75, 1.25) if last.pause is None else last.pause
-            )
+            pause = last.pause
+            if pause is None:
+                pause = self.first_pause * 2 ** (number - 1) * random.uniform(0.75, 1.25)
             if number < self.settings.tries and self.stopping.wait(min(pause, LONGEST_PAUSE)):
                 break
         why = hidden(str(last), self.secrets, 4)[:70]
@@ -137,15 +140,13 @@ class EndpointTeacher:
             "max_completion_tokens": self.settings.max_tokens,
             "seed": request.seed,
         }
-        return {
-            "model": self.model,
-            "messages": list(request.messages),
-            **{name: values[name] for name in self.optional},
-        }
+        optional = {name: values[name] for name in self.optional}
+        return {"model": self.model, "messages": list(request.messages), **optional}
 
     def _left_out(self, error, sent: dict) -> bool:
         """Whether the endpoint refuses a parameter that was sent; no request has it from now on. What OpenAI once named
-        max_tokens is max_completion_tokens today."""
+        max_tokens is max_completion_tokens today.
+        """
         said = f"{error.message} {error.body}"
         refused = next((name for name in OPTIONAL.findall(said) if name in sent), None)
         if error.status_code not in (400, 422) or refused is None or WRONG_VALUE.search(said):
@@ -160,7 +161,8 @@ class EndpointTeacher:
     def _reply(self, answer) -> Reply:
         """The first choice; a fault where the body is no chat completion or has none.
 
-        An empty text is a reply, and left to the filters."""
+        An empty text is a reply, and left to the filters.
+        """
         choices = getattr(answer, "choices", None)
         choice = choices[0] if isinstance(choices, list) and choices else None
         message = getattr(choice, "message", None)

@@ -2,7 +2,8 @@
 
 `judge` gives the pairs that stay, and for every pair or reply that goes a reason out of REASONS. A conversation loses
 the bad pair alone, a description or a reasoning goes whole. Replies are strangers' texts of any length: no pattern
-here has an open end (".*") behind a beginning that can occur often."""
+here has an open end (".*") behind a beginning that can occur often.
+"""
 
 import re
 from collections.abc import Sequence

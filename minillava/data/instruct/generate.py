@@ -29,7 +29,8 @@ class DataSet:
 
     def add(self, picture: Picture, kind: str, pairs: Sequence[Pair], gone: Sequence[tuple[str, str]]) -> None:
         """Count a reply, note what of it is left out, and make a record of the rest in LLaVA's JSON: the picture stands
-        before the first question. "kind" is ours, and other readers ignore it."""
+        before the first question. "kind" is ours, and other readers ignore it.
+        """
         self.replies[kind] += 1
         for reason, text in gone:
             self.gone.setdefault(kind, Counter())[reason] += 1
@@ -80,7 +81,8 @@ def assemble(requests: Sequence[Request], replies: Sequence[Reply], prompts: Pro
 
 def expand(pictures: Sequence[Picture], prompts: Prompts, seed: int, noun_phrases: bool) -> DataSet:
     """The simple expansion: one caption of each picture answers a brief request; with `noun_phrases`, only captions
-    that CC-595K's filter keeps."""
+    that CC-595K's filter keeps.
+    """
     made, questions = DataSet(), prompts.questions("brief")
     draws = [np.random.default_rng(request_seed(seed, picture, "simple")) for picture in pictures]
     said = [

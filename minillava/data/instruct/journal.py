@@ -2,7 +2,8 @@
 
 A line a reply: {"key", "text", "prompt_tokens", "reply_tokens", "truncated"}. A line is written whole and synced before
 its request counts as done. A killed run can leave half a line at the end: it is cut off when the journal is opened
-again."""
+again.
+"""
 
 import json
 import os

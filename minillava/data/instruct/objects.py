@@ -4,7 +4,8 @@ The vocabulary is closed: COCO's 80 categories with everyday synonyms, and the n
 same class in the captions or among the boxes bears a word out: "person" does so for "man". What is denied ("there is no
 dog") is not claimed. Words outside the vocabulary are not judged, which costs recall; words with a second meaning
 (AMBIGUOUS) are left out, which costs recall, too, but avoids false alarms. `python -m minillava.data.instruct planted
---source SOURCE` measures precision and recall on planted objects."""
+--source SOURCE` measures precision and recall on planted objects.
+"""
 
 import re
 from functools import cache, lru_cache
@@ -102,7 +103,8 @@ _DENIAL = re.compile(r"\b(no|not|none|never|without|nor|neither|absent|lacks?|is
 @cache
 def class_of() -> dict[str, str]:
     """{a word or its plural: the first word of its class}; a name of the tiny world that COCO has too joins COCO's
-    class."""
+    class.
+    """
     found: dict[str, str] = {}
     for line in CLASSES.strip().split("\n"):
         words = _TWO_WORDS.findall(line) + _TWO_WORDS.sub(" ", line).split()

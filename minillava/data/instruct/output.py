@@ -1,5 +1,6 @@
 """Writing a data set: its pictures, a contact sheet, charts, a report, a card, and the data last: if the data are
-there, all is."""
+there, all is.
+"""
 
 import json
 from collections import Counter

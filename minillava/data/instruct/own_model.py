@@ -2,7 +2,8 @@
 machine.
 
 The worked examples become earlier turns of the conversation, the system text its system prompt. A small model needs the
-short prompt, --shots 0."""
+short prompt, --shots 0.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from minillava import weights
 from minillava.data.instruct.teacher import Reply, Request
 from minillava.errors import UserError
-from minillava.generation import generate
+from minillava.generation import end_ids, generate, text_of
 from minillava.inputs.chat_template import folder_template
 from minillava.inputs.conversation import Template, encode, find_template
 from minillava.inputs.tokenizer import Tokenizer
@@ -22,7 +23,8 @@ from minillava.language_model import LanguageModel
 @dataclass
 class OwnModel:
     """Writes with a language model of a weights folder, one request at a time; the same request gives the same text on
-    the same machine."""
+    the same machine.
+    """
 
     folder: str
     model: LanguageModel
@@ -51,7 +53,8 @@ class OwnModel:
 
     def write(self, request: Request) -> Reply:
         """The model's reply, sampled with the request's seed; UserError where the prompt is longer than the model's
-        context."""
+        context.
+        """
         (system, *messages) = request.messages
         template = replace(self.template, system=system["content"] + " ")
         encoded = encode(
@@ -69,6 +72,7 @@ class OwnModel:
                 temperature=self.temperature,
                 top_p=0.95,
                 seed=request.seed,
+                eos_token_id=end_ids(self.model, self),
             )
         except UserError:
             context = self.model.config.max_position_embeddings
@@ -77,4 +81,4 @@ class OwnModel:
             ) from None
         written = list(steps)
         room = min(self.max_tokens, self.model.config.max_position_embeddings - ids.shape[1])
-        return Reply(self.tokenizer.decode(written).strip(), ids.shape[1], len(written), len(written) >= room)
+        return Reply("".join(text_of(self, written)).strip(), ids.shape[1], len(written), len(written) >= room)

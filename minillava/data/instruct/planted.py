@@ -4,7 +4,8 @@ Every picture's caption is judged twice against what is left of its context with
 true, so what is flagged is a false alarm. Then one object word in it is replaced by one that the whole context lacks:
 that is to be flagged. A caption that names a thing which no other caption and no box names counts as a false alarm,
 too, though a teacher could not have known the thing: precision is a lower bound. What is planted is in the vocabulary
-of objects.py: recall says nothing of words outside it."""
+of objects.py: recall says nothing of words outside it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

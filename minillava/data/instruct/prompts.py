@@ -2,7 +2,8 @@
 
 A kind's folder holds system.txt and pairs N_context.txt, N_reply.txt (2, 3 and 3 of them, as many as the paper's
 authors used; the texts are this project's own). The teacher reads: system; for each pair the context as user and the
-reply as assistant; then the new context as user."""
+reply as assistant; then the new context as user.
+"""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """A reply as question and answer pairs.
 
 Conversation and reasoning are written as blocks "Question:" / "===" / "Answer:", joined by "===" (the form of LLaVA's
-own prompt files); a detailed description is plain text, and its question is drawn from a list."""
+own prompt files); a detailed description is plain text, and its question is drawn from a list.
+"""
 
 import re
 
@@ -19,7 +20,8 @@ def clean(text: str) -> str:
     """The text of a reply without thoughts and without characters that control a terminal.
 
     Thoughts without a beginning, which some templates write into the prompt, began before the reply; those without an
-    end reach to its end."""
+    end reach to its end.
+    """
     kept, is_thought = [], False
     for piece in _THOUGHT.split(UNSHOWN.sub("", "\n".join(text.splitlines()))):
         if _THOUGHT.fullmatch(piece):
@@ -34,7 +36,8 @@ def clean(text: str) -> str:
 def parse_pairs(text: str, truncated: bool = False) -> list[Pair] | None:
     """The pairs of a reply, in order; None if the whole reply is not in the form.
 
-    truncated: the reply was cut off, and its last pair, which may lack its end, does not count."""
+    truncated: the reply was cut off, and its last pair, which may lack its end, does not count.
+    """
     parts = [part for part in _parts(text.strip().strip("`")) if part]
     if truncated:
         parts = parts[: (len(parts) - 1) // 2 * 2]

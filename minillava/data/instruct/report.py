@@ -4,6 +4,7 @@ of questions and words.
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,12 +44,12 @@ def text(made: DataSet) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(made: DataSet, pictures: Sequence[Picture], images: str | Path | None, rows: int = 6) -> bytes:
+def contact_sheet(made: DataSet, pictures: Sequence[Picture], images: str) -> bytes:
     """PNG: for the first pictures of the data set the picture, what the teacher read, and what it wrote."""
     written: dict[str, list[dict]] = {}
     for record in made.records:
         written.setdefault(record["image"], []).append(record)
-    shown = [picture for picture in pictures if picture.image in written][:rows]
+    shown = [picture for picture in pictures if picture.image in written][:6]
     contexts = [_wrapped(symbolic_context(picture, "detail"), 58, 24) for picture in shown]
     blocks = [
         (_thumbnail(picture, images), context, _replies(written[picture.image]))
@@ -71,7 +72,7 @@ def contact_sheet(made: DataSet, pictures: Sequence[Picture], images: str | Path
     return file.getvalue()
 
 
-def _thumbnail(picture: Picture, images: str | Path | None) -> Image.Image | None:
+def _thumbnail(picture: Picture, images: str) -> Image.Image | None:
     """200 pixels wide at most; None where there is no file to show."""
     if picture.scene:
         return picture.scene.render().resize((200, 200))
@@ -121,4 +122,6 @@ def charts(records: list[dict], path: Path) -> None:
     right.set_title("words of an answer (box: the middle half)")
     right.set_xlabel("words")
     right.set_xlim(left=0)
-    figure.savefig(path, dpi=110, format="png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the font may lack characters
+        figure.savefig(path, dpi=110, format="png")

@@ -16,7 +16,8 @@ def secrets_of(key: str, url: str) -> list[str]:
 
 def hidden(text: str, secrets: Iterable[str], part: int) -> str:
     """The text without the secrets, and without the words that hold `part` characters of one, as a masked echo does:
-    "sk-ab****yz12"."""
+    "sk-ab****yz12".
+    """
     for secret in secrets:
         text = text.replace(secret, "***")
         if len(secret) >= SHORTEST:

@@ -5,7 +5,8 @@ Visual Instruction Tuning (arXiv 2304.08485), section 4.2 and appendix: noun phr
 those that occur less than 3 times are passed over; then, from the rarest on, each phrase's captions are taken, at most
 100 of a phrase. The authors found the phrases with spaCy. Here they are found without a tagger: function words, frequent
 verbs, adverbs in -ly and punctuation end a phrase, and what stands between them is one. That finds "red fire engine",
-but a rare verb ("a man juggles balls") stays in its phrase, which then counts as rare."""
+but a rare verb ("a man juggles balls") stays in its phrase, which then counts as rare.
+"""
 
 import re
 from collections import defaultdict

@@ -2,7 +2,8 @@
 
 COCO (cocodataset.org, "data format"): captions_*.json and instances_*.json, boxes [x, y, width, height] in pixels, of
 2014 and 2017. JSONL: a line a picture, {"id", "image", "captions": [...], "instances": [{"category", "bbox": [x1, y1,
-x2, y2]}]}, boxes in fractions of width and height, as `python -m minillava.data` writes them. No file is trusted."""
+x2, y2]}]}, boxes in fractions of width and height, as `python -m minillava.data` writes them. No file is trusted.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -25,7 +26,8 @@ OVER = 0.05  # how far a box may reach over the picture's edge, by rounding or a
 @dataclass(frozen=True)
 class Picture:
     """What is known of a picture. Boxes are (x1, y1, x2, y2) in fractions of its width and height; `scene` is known in
-    the tiny world alone."""
+    the tiny world alone.
+    """
 
     id: str
     image: str
@@ -36,7 +38,8 @@ class Picture:
 
 def read_source(source: str, start: int = 0, limit: int = 0) -> list[Picture]:
     """Pictures start .. start + limit - 1 of "scenes", of a captions_*.json or of a .jsonl file; limit 0: all (of the
-    endless scenes: 100). UserError for what cannot be read, with the line or the annotation."""
+    endless scenes: 100). UserError for what cannot be read, with the line or the annotation.
+    """
     if source == "scenes":
         if limit > MOST_SCENES:
             raise UserError(f"--limit {limit} is too many scenes for one run: at most {MOST_SCENES}.")
@@ -111,7 +114,8 @@ def fractions(box, width: float = 1, height: float = 1) -> Box:
 # ---- COCO
 def read_coco(path: Path) -> list[Picture]:
     """The pictures of captions_X.json that have captions, with the boxes of instances_X.json beside it, if it is there;
-    crowds are left out."""
+    crowds are left out.
+    """
     beside = path.with_name(path.name.replace("captions_", "instances_", 1))
     try:
         file, said = parse_json(read_file(path, LARGEST), path), defaultdict(list)

@@ -3,7 +3,8 @@ mix665k files.
 
 Published records do not name their kind, so it is told by their form: answers of one to five words on average are "short
 answers", as in VQA; of the other records, those with several questions are conversations; a single question that asks
-for a description makes "detail", any other "reasoning"."""
+for a description makes "detail", any other "reasoning".
+"""
 
 import re
 from collections import Counter, defaultdict
@@ -23,7 +24,8 @@ _TWO_WORDS = ("how many", "in which")
 @dataclass
 class Stats:
     """Counts over the records: words of the answers and turns by kind, first words of the questions, folders of the
-    pictures."""
+    pictures.
+    """
 
     records: int = 0
     text_only: int = 0
@@ -47,9 +49,9 @@ def kind_of(record: dict, turns: list[tuple[str, str]]) -> str:
 
 
 def opening(question: str) -> str:
-    """The first word of a question, lower case; two where one does not tell what is asked."""
+    """The first word of a question, lower case; two if one does not tell what is asked."""
     words = re.findall(r"[\w']+", question.replace("<image>", "").lower())[:2]
-    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0] if words else "nothing"
+    return " ".join(words) if " ".join(words) in _TWO_WORDS else words[0][:24] if words else "nothing"
 
 
 def count(records: list[dict]) -> Stats:

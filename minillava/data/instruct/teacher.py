@@ -11,7 +11,8 @@ from minillava.data.instruct.sources import Picture
 @dataclass(frozen=True)
 class Request:
     """One picture and one kind. `messages` are what a language model reads; the rule teacher looks at the picture's
-    scene instead."""
+    scene instead.
+    """
 
     picture: Picture
     kind: str

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 
 def in_thread(act: Callable) -> Future:
     """What `act()` will return or raise: `.result(seconds)` waits for it. (A pool of concurrent.futures would be waited
-    for at the program's end.)"""
+    for at the program's end.)
+    """
     future = Future()
 
     def work() -> None:
