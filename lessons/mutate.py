@@ -83,7 +83,7 @@ WORDS |= {
 class Mutant:
     key: str
     name: str  # of the function or class
-    change: str  # "line 3: x + y -> x - y"
+    change: str  # "return 2 * (x + y): x + y -> x - y", the line and what is changed in it
     source: str
 
 
@@ -98,17 +98,18 @@ def mutants(key: str) -> Iterator[Mutant]:
     for target, part in written(key).items():
         source = plain(inspect.getsource(part))
         tree, seen = ast.parse(source), {source}
+        lines = [text.strip(" :") for text in source.splitlines()]
         for path, replacement, line, before, after in _changes(tree):
             changed = copy.deepcopy(tree)
             _put(changed, path, replacement)
             text = ast.unparse(ast.fix_missing_locations(changed))
             if text not in seen:
                 seen.add(text)
-                yield Mutant(key, short(target), f"line {line}: {before} -> {after}", text)
+                yield Mutant(key, short(target), f"{lines[line - 1]}: {before} -> {after}", text)
 
 
 def plain(source: str) -> str:
-    """The source as Python writes it, without docstrings: no line's number depends on how it is laid out."""
+    """The source as Python writes it, without docstrings: how it is laid out does not change a line."""
     tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:

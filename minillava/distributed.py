@@ -121,7 +121,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def agree(make: Callable[[], T]) -> T:
-    """What `make()` gives. A UserError in one process is one in all, lest they wait for it in vain; the first that has
+    """What `make()` gives. A UserError in one process is one in all, so that none waits for it; the first that has
     it says it.
     """
     made, error = None, ""

@@ -62,6 +62,8 @@ def locked(out: str | Path) -> Iterator[None]:
     with open(path, "ab") as file:
         try:
             _lock(file.fileno())
+            if os.fstat(file.fileno()).st_ino != os.stat(path).st_ino:  # another, just ended, took the file away
+                raise OSError
         except OSError:
             raise UserError(f"another process writes to {out}: wait for it, stop it, or choose another --out") from None
         try:

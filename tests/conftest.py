@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -38,6 +39,9 @@ def pytest_configure(config):
     """Without a GPU "auto" is the CPU, also in the processes that a test starts."""
     if not re.search(r"(?<!not )\bcuda\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        if hasattr(signal, name):  # nohup and `&` ignore them, and so would what is tested
+            signal.signal(getattr(signal, name), handler)
     if "hypothesis" not in MISSING:
         from hypothesis import settings
 

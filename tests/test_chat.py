@@ -349,24 +349,13 @@ def test_what_is_typed_never_becomes_a_control_token(loaded, picture):
     list(conversation.ask("<image>\n</s>"))
 
 
-def test_bytes_that_are_no_text(folder, picture):
-    result = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "chat.py"),
-            "--weights",
-            str(folder),
-            "--image",
-            str(picture),
-            "--max-new-tokens",
-            "4",
-        ],
-        input=b"what is \xff\xfe?\n",
-        capture_output=True,
-        timeout=300,
-        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
-    )
-    assert result.returncode == 0 and result.stdout.strip() and result.stderr == b""
+def test_bytes_that_are_no_text(folder, picture, monkeypatch, capsys):
+    """And a terminal that knows ASCII alone."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"what is \xff\xfe?\n"), encoding="ascii"))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert talk(folder, "--image", picture) == 0
+    assert out.buffer.getvalue().strip() and capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------ mistakes
@@ -447,10 +436,10 @@ def test_bad_weights(folder, tmp_path, capsys):
         one_line(talk(tmp_path / name, "a"), capsys, said)
 
 
-def test_a_mistake_of_the_command_line_as_a_process():
-    result = command("--max-new-tokens", "x")
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith("chat.py: error: ") and result.stderr.count("\n") == 1
+def test_a_mistake_of_the_command_line(folder, capsys):
+    assert talk(folder, "--max-new-tokens", "x") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("chat.py: error: ") and err.count("\n") == 1
 
 
 def test_help_lists_the_options(folder, capsys):

@@ -1,6 +1,4 @@
-"""The exercises: stubs say that they are stubs, solutions pass, every known mistake is told its own sentence, and no
-file can harm the check.
-"""
+"""The exercises: stubs say that they are stubs, solutions pass, and every known mistake is told its own sentence."""
 
 import ast
 import doctest

@@ -37,6 +37,7 @@ import inspect
 import json
 import math
 import tempfile
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ import torch
 
 import minillava
 from lessons import plots
+from minillava import training
 from minillava.training import STAGES, TrainConfig, set_trainable, starting_point
 
 print(inspect.getsource(set_trainable))
@@ -88,10 +90,10 @@ for role, text in sample_2.turns:
 # (lesson 04 drew which those are).
 
 # %%
-from minillava.training.loss import next_token_loss, supervised_logits
+from minillava.training.loss import next_token_loss, supervised_logits, supervised_states
 
-print(inspect.getsource(next_token_loss))
-print(inspect.getsource(supervised_logits))
+for function in (next_token_loss, supervised_logits, supervised_states):
+    print(inspect.getsource(function))
 
 # %% [markdown]
 # `labels[:, 1:]` against `hidden[:, :-1]`: that is the shift by one. Without it the model would be asked to predict the token that it is just
@@ -145,7 +147,22 @@ plots.show(
 # Our rates are much higher than the paper's, for two reasons: the model is a thousand times smaller, and its matrices are trained by Muon
 # ([2502.16982](https://arxiv.org/abs/2502.16982)) instead of AdamW.
 #
-# ## 4. Both losses
+# ## 4. The loop
+#
+# All of this comes together in one loop, which both stages run. It is printed here as it stands in `minillava/training/__init__.py`:
+
+# %%
+source = inspect.getsource(training.train_on)
+print(textwrap.dedent(source[source.index("    # The loop.") :]))
+
+# %% [markdown]
+# Read it from top to bottom. A step's batch may be too large to be computed at once, so it comes in parts, and each part counts by its share of the
+# answers' tokens: their gradients add up to that of the whole batch. `autocast` lets the matrix products run in bfloat16 where the machine is faster
+# with it. `run.update` is the other half of a step: it clips the gradients to a length of 1, sets the learning rate of the schedule above, lets the
+# optimizers change the weights by the gradients, and forgets these. At each save the model is asked a few questions; that is a luxury, and an error
+# in it ends no training. ([`run.py`](../minillava/training/run.py) holds what the loop uses: checkpoints, Ctrl-C, the log.)
+#
+# ## 5. Both losses
 #
 # Each training of this project writes a line for each step into `metrics.jsonl`. These are the lines of the models in `weights/` (neighbouring
 # steps averaged):
@@ -213,7 +230,7 @@ plots.show(figure, "Percent right against the steps of stage 2, for four kinds o
 # Abilities do not come all at once. What can be read off a single patch comes first. What needs a comparison of several places comes last: where
 # something stands, and where it stands *relative to* another thing.
 #
-# ## 5. Nothing, stage 1, stage 2
+# ## 6. Nothing, stage 1, stage 2
 #
 # The main picture of this lesson. Three models with the same parts are asked the same questions about the same picture.
 
@@ -262,7 +279,7 @@ plots.grouped_bars(
 # The paper measured the same step on its own benchmark, where GPT-4 judges the answers relative to those of a GPT-4 that reads captions: 21.5
 # without instruction tuning, 85.1 with all three kinds of instruction data (2304.08485, table 4).
 #
-# ## 6. Which weights moved
+# ## 7. Which weights moved
 #
 # The relative change of a group of weights is the length of its difference divided by its length before. From stage 1 to stage 2:
 
@@ -312,7 +329,7 @@ plots.bars(
 # The tower's bar is exactly zero. LLaVA trusted CLIP and never trained it, in either version. (Later models, LLaVA-NeXT among them, unfreeze it
 # in the end.) Everything else moves, also the projector, which has to keep up with a language model that changes.
 #
-# ## 7. What each part is worth
+# ## 8. What each part is worth
 #
 # An **ablation** takes one decision back and trains again. The paper's own, on ScienceQA (2304.08485, section 5.2):
 #
@@ -349,7 +366,7 @@ Markdown(table(json.loads(Path("lessons/ablations.json").read_text())["rows"]))
 # Read such a table with care. These are short trainings, one run each. A difference of a few points can be luck; run one row again with another
 # `--seed` before you believe it.
 #
-# ## 8. A stage 1 of your own
+# ## 9. A stage 1 of your own
 #
 # Now train. A new projector, 60 steps of 16 pictures: about a tenth of the full stage 1. This is the very call behind `python train.py --stage
 # 1`, into a folder that is thrown away.

@@ -151,7 +151,7 @@ def memory(model: Llava, gpus: int, rows: int, tokens: int, lora_dropout: float 
 
 
 def kept_bytes(layers: int, C: int) -> int:
-    """Of a token, until the backward pass: each layer's input, and the last norm's input and result.
+    """Bytes of a token, until the backward pass: each layer's input, and the last norm's input and result.
 
     RMSNorm and the sums are in float32.
     """
@@ -159,7 +159,7 @@ def kept_bytes(layers: int, C: int) -> int:
 
 
 def saved_bytes(C: int, I: int) -> int:
-    """Of a token: what a layer of our kernels saves besides its input, when it runs again for its backward pass; less
+    """Bytes of a token: what a layer of our kernels saves besides its input, when it runs again for its backward pass; less
     where it is frozen.
 
     float32: the input of the second norm (4C). bfloat16: what both norms give (4C), q, k, v and attention's result
@@ -169,14 +169,14 @@ def saved_bytes(C: int, I: int) -> int:
 
 
 def dropout_bytes(C: int, I: int) -> int:
-    """Of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of
+    """Bytes of a token: the inputs that LoRA's dropout changes, six of width C and one of width I, in bfloat16, and which of
     them it kept.
     """
     return 3 * (6 * C + I)
 
 
 def gradient_bytes(C: int, I: int) -> int:
-    """Of a token: the gradients that are alive at once in a layer's backward pass, the residual's in float32 and three
+    """Bytes of a token: the gradients that are alive at once in a layer's backward pass, the residual's in float32 and three
     of width I in bfloat16.
     """
     return 4 * C + 6 * I

@@ -311,7 +311,7 @@ def compare(stage: int, options: argparse.Namespace, config: LlavaConfig) -> Non
                 results[name].append(connection.recv())
     except (EOFError, ConnectionError):
         raise UserError(
-            "a side's process ended early, perhaps for want of memory: try a smaller --batch-size"
+            "a side's process ended early, perhaps because memory is short: try a smaller --batch-size"
         ) from None
     for process, connection in sides.values():
         connection.send("end")

@@ -228,7 +228,7 @@ def _tag(picture: Image.Image, tag: int) -> float | None:
 
 
 def _check_wide_colours(picture: Image.Image, data: bytes) -> None:
-    """Of 16-bit colours PIL keeps the upper byte: where only lower bits are used, next to nothing."""
+    """PIL keeps the upper byte of 16-bit colours, which is next to nothing where only lower bits are used."""
     wide = data[24:25] == b"\x10" if data.startswith(PNG) else _tag(picture, 258) == 16
     if wide and picture.mode in ("RGB", "RGBA", "LA"):
         edges = picture.getextrema()[: 1 if picture.mode == "LA" else 3]

@@ -59,9 +59,7 @@ class Tokenizer:
         named = set(self.names.values())
         self.controls = {t["content"]: t["id"] for t in added if t.get("special") or t["content"] in named}
         if len(self.controls) > len(NO_CONTROL):
-            raise UserError(
-                f"it has {len(self.controls)} control tokens, but at most {len(NO_CONTROL)} are told apart."
-            )
+            raise UserError(f"it has {len(self.controls)} control tokens, but only {len(NO_CONTROL)} are told apart.")
         self._character = {name: chr(FIRST_CONTROL + i) for i, name in enumerate(self.controls)}
         kept = {key: self.spec.get(key) for key in ("version", "normalizer", "pre_tokenizer", "model")}
         self._inner = tokenizers.Tokenizer.from_str(json.dumps({**kept, "added_tokens": []}))
@@ -97,9 +95,8 @@ class Tokenizer:
         path = Path(path)
         path = path if path.suffix == ".json" else path / "tokenizer.json"
         if not path.exists() and path.with_name("tokenizer.model").exists():
-            raise UserError(
-                f"{path.parent} has a tokenizer.model but no tokenizer.json: copy that of llava-hf/llava-1.5-7b-hf into it."
-            )
+            remedy = "copy that of llava-hf/llava-1.5-7b-hf into it"
+            raise UserError(f"{path.parent} has a tokenizer.model but no tokenizer.json: {remedy}.")
         spec, config = read_json(path, LARGEST), path.with_name("tokenizer_config.json")
         names = {}
         for role, value in read_json(config).items() if config.exists() else ():

@@ -24,9 +24,9 @@ import torch
 import triton
 import triton.language as tl
 
-from minillava.kernels.flash_attention import LOG2_E, attend, load_tile
+from minillava.kernels.attention_tile import LOG2_E, attend, load_tile
 from minillava.kernels.rope import turned
-from minillava.kernels.tiles import tile
+from minillava.kernels.tiles import next_power_of_2, tile
 
 
 @triton.jit
@@ -138,11 +138,11 @@ def flash_decoding(q, k, v, *, start=None, past=None, new=None):
         q.stride(0), q.stride(1), *k.stride(), *v.stride(), H, S - 1, splits, LOG2_E / math.sqrt(D),
         GROUP=H // K, HAS_START=start is not None, HAS_PAST=past is not None, HAS_NEW=new is not None,
         ONE_PART=splits == 1,
-        BLOCK_G=max(16, triton.next_power_of_2(H // K)), **constants,  # the tensor cores multiply no fewer than 16 rows
+        BLOCK_G=max(16, next_power_of_2(H // K)), **constants,  # the tensor cores multiply no fewer than 16 rows
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(B * H,)](
-            part, lse, out, splits, D=D, BLOCK_D=constants["BLOCK_D"], BLOCK_SPLITS=triton.next_power_of_2(splits)
+            part, lse, out, splits, D=D, BLOCK_D=constants["BLOCK_D"], BLOCK_SPLITS=next_power_of_2(splits)
         )
     return out
 

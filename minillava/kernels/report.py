@@ -118,11 +118,11 @@ def layer_launches(architecture: int, D: int, dtype, T: int = 640) -> list[Launc
         rms_norm.backward(x, weight, x, eps=1e-5, learns=True)
         rms_norm.forward(x, x, weight, 1e-5)
         rms_norm.backward(x, weight, x, x, eps=1e-5, learns=True)
-        rope.launch(q, k, None, angles, angles, torch.empty_like(k))
-        rope.launch(q, k, None, angles, angles, torch.empty_like(k), backward=True)
+        rope.turn(q, k, angles, angles)
+        rope.turn(q, k, angles, angles, backward=True)
         rope.rope_into_cache(q, k, k, angles, angles, cache, cache)
         swiglu.swiglu(gate, gate)
-        swiglu.gradient(gate, gate, gate)
+        swiglu.backward(gate, gate, gate)
         for keys in (cache, cache[:, :, :100]):
             new = (*token[1:], angles[:1], angles[:1])
             flash_decoding.flash_decoding(token[0], keys, keys, start=start, past=past, new=new)
@@ -228,7 +228,7 @@ def problems(compiled: Compiled, dtype: torch.dtype, D: int) -> list[str]:
 
 
 def useful_share(launch: Launch) -> float:
-    """Of the scores that the forward kernel's tiles compute, the share that is visible; without `start`."""
+    """The share of visible scores among those that the forward kernel's tiles compute; without `start`."""
     a = launch.arguments
     T, S, BLOCK_T, BLOCK_S, causal = (a[name] for name in ("T", "S", "BLOCK_T", "BLOCK_S", "CAUSAL"))
     visible = sum(t + S - T + 1 if causal else S for t in range(T))

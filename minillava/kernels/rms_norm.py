@@ -18,6 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
+from minillava.kernels.tiles import next_power_of_2
+
 PROGRAMS = 256  # of the backward kernel at most: each sums dweight over its own rows, and PyTorch sums these sums
 
 
@@ -68,14 +70,15 @@ def rms_norm_gradient_kernel(
 
 
 # ------------------------------------------------------------ launch
+# Where no gradient is asked for, PyTorch's part in it is left out: it takes as long as starting the kernel.
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x (..., C), weight (C,) -> (..., C), in the type of their product or, under autocast, in autocast's."""
-    return RMSNorm.apply(x, None, weight, eps)
+    return RMSNorm.apply(x, None, weight, eps) if torch.is_grad_enabled() else forward(x, None, weight, eps)[1]
 
 
 def add_rms_norm(x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float):
     """(x + delta, rms_norm(x + delta, weight, eps)); all but weight (C,) are (..., C)."""
-    return RMSNorm.apply(x, delta, weight, eps)
+    return RMSNorm.apply(x, delta, weight, eps) if torch.is_grad_enabled() else forward(x, delta, weight, eps)
 
 
 class RMSNorm(torch.autograd.Function):
@@ -98,7 +101,7 @@ class RMSNorm(torch.autograd.Function):
 
 def shape_settings(C: int) -> dict:
     """A tile that holds a whole row, and eight of its numbers for each thread."""
-    BLOCK_C = triton.next_power_of_2(C)
+    BLOCK_C = next_power_of_2(C)
     return dict(BLOCK_C=BLOCK_C, num_warps=max(1, min(16, BLOCK_C // 256)))
 
 

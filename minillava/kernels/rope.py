@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from minillava.kernels.tiles import next_power_of_2
+
 
 @triton.jit
 def turned(
@@ -66,7 +68,7 @@ def rope_kernel(
 # ------------------------------------------------------------ launch
 def rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """q (B, T, H, D) and k (B, T, K, D), turned by cos and sin (T, D): in their shapes and types."""
-    return Rope.apply(q, k, cos, sin)
+    return Rope.apply(q, k, cos, sin) if torch.is_grad_enabled() else turn(q, k, cos, sin)
 
 
 def rope_into_cache(q, k, v, cos, sin, keys, values) -> torch.Tensor:
@@ -82,24 +84,28 @@ class Rope(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, cos, sin):
         ctx.save_for_backward(cos, sin)
-        return launch(q, k, None, cos, sin, torch.empty_like(k, memory_format=torch.contiguous_format))
+        return turn(q, k, cos, sin)
 
     @staticmethod
     def backward(ctx, dq, dk):
-        k_out = torch.empty_like(dk, memory_format=torch.contiguous_format)
-        return *launch(dq, dk, None, *ctx.saved_tensors, k_out, backward=True), None, None
+        return *turn(dq, dk, *ctx.saved_tensors, backward=True), None, None
+
+
+def turn(q, k, cos, sin, backward=False):
+    k_out = torch.empty_like(k, memory_format=torch.contiguous_format)
+    return launch(q, k, None, cos, sin, k_out, backward=backward)
 
 
 def launch(q, k, v, cos, sin, k_out, v_out=None, backward=False):
     """(q turned, k_out); all but cos and sin are (B, T, heads, D)."""
     (B, T, H, D), K = q.shape, k.shape[2]
     q, k, v = (x if x is None else x.contiguous() for x in (q, k, v))
-    q_out, BLOCK_D = torch.empty_like(q), triton.next_power_of_2(D)
+    q_out, BLOCK_D = torch.empty_like(q), next_power_of_2(D)
     rope_kernel[(B * T,)](
         q, k, k if v is None else v, cos.contiguous(), sin.contiguous(), q_out, k_out, k_out if v is None else v_out,
         k_out.stride(0), k_out.stride(2), k_out.stride(1), T, H, K,
         HAS_CACHE=v is not None, BACKWARD=backward, D=D, BLOCK_D=BLOCK_D,
-        BLOCK_H=triton.next_power_of_2(H), BLOCK_K=triton.next_power_of_2(K),
-        num_warps=max(1, min(8, triton.next_power_of_2(H) * BLOCK_D // 512)),
+        BLOCK_H=next_power_of_2(H), BLOCK_K=next_power_of_2(K),
+        num_warps=max(1, min(8, next_power_of_2(H) * BLOCK_D // 512)),
     )  # fmt: skip
     return q_out, k_out

@@ -39,25 +39,30 @@ def swiglu_gradient_kernel(gate_ptr, up_ptr, grad_ptr, dgate_ptr, dup_ptr, count
 # ------------------------------------------------------------ launch
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up, of one shape and type."""
-    return SwiGLU.apply(gate, up)
+    return SwiGLU.apply(gate, up) if torch.is_grad_enabled() else forward(gate, up)
 
 
 class SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate, up):
-        gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        out = torch.empty_like(gate)
-        swiglu_kernel[(triton.cdiv(gate.numel(), BLOCK),)](gate, up, out, gate.numel(), BLOCK=BLOCK)
-        return out
+        return forward(gate, up)
 
     @staticmethod
     def backward(ctx, grad):
-        return gradient(*ctx.saved_tensors, grad)
+        return backward(*ctx.saved_tensors, grad)
 
 
-def gradient(gate, up, grad):
+def forward(gate, up):
+    gate, up = gate.contiguous(), up.contiguous()
+    out, count = torch.empty_like(gate), gate.numel()
+    swiglu_kernel[(-(-count // BLOCK),)](gate, up, out, count, BLOCK=BLOCK)
+    return out
+
+
+def backward(gate, up, grad):
     """(dgate, dup)."""
+    gate, up, grad = gate.contiguous(), up.contiguous(), grad.contiguous()
     dgate, dup, count = torch.empty_like(gate), torch.empty_like(up), gate.numel()
-    swiglu_gradient_kernel[(triton.cdiv(count, BLOCK),)](gate, up, grad.contiguous(), dgate, dup, count, BLOCK=BLOCK)
+    swiglu_gradient_kernel[(-(-count // BLOCK),)](gate, up, grad, dgate, dup, count, BLOCK=BLOCK)
     return dgate, dup

@@ -11,7 +11,6 @@ loop. HOPPER was then chosen by time, on an H200 (README.md); the others have no
 import functools
 
 import torch
-import triton
 
 # kernel: {width of the head: (queries, keys, warps, stages)}. Wider heads need smaller tiles; narrower ones than 64
 # take its line.
@@ -44,7 +43,7 @@ LATER = {0: {}, 89: ADA, 90: HOPPER, 100: BLACKWELL, 120: ADA}
 
 def tile(kernel: str, D: int, dtype: torch.dtype, device: torch.device) -> dict:
     """The constants of a kernel for heads of width D on this device. ValueError for heads that are too wide."""
-    BLOCK_D = max(16, triton.next_power_of_2(D))  # a tile's sides are powers of two
+    BLOCK_D = max(16, next_power_of_2(D))  # a tile's sides are powers of two
     widths = (FLOAT32 if dtype == torch.float32 else HALF)[kernel]
     if max(widths) < D:
         raise ValueError(f"there is no kernel for heads of {D} in {dtype}: choose the attention sdpa")
@@ -53,6 +52,11 @@ def tile(kernel: str, D: int, dtype: torch.dtype, device: torch.device) -> dict:
     BLOCK_T, BLOCK_S, num_warps, num_stages = widths[max(64, BLOCK_D)]
     sizes = {"BLOCK_S": BLOCK_S} if kernel == "decode" else {"BLOCK_T": BLOCK_T, "BLOCK_S": BLOCK_S}
     return {"D": D, "BLOCK_D": BLOCK_D, **sizes, "num_warps": num_warps, "num_stages": num_stages}
+
+
+def next_power_of_2(n: int) -> int:
+    """triton.next_power_of_2 takes as long as a tenth of a launch, and each launch asks for several."""
+    return 1 << (n - 1).bit_length()
 
 
 @functools.lru_cache

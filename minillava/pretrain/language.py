@@ -225,7 +225,8 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
         samples = [encode(tokenizer, TEMPLATE, scene_conversation(index)) for index in group.indices]
         return batches_of(group, samples, lambda sample: len(sample.input_ids))
 
-    with own_folder(config), Run(model, config, partial(save_language_model, model, tokenizer, config.out)) as run:
+    save = partial(save_language_model, model, tokenizer, config.out, "bfloat16")
+    with own_folder(config), Run(model, config, save) as run:
         for step in run.steps():
             group, place = endless_group(step, config.batch_size, config.seed)
             batch = collate(batches(group)[place])

@@ -139,9 +139,7 @@ def our_name(name: str, parameters: dict[str, Tensor]) -> str:
 def check_base(metadata: dict[str, str], folder: Path, base: Path) -> None:
     """UserError where the adapter tells what its base looked like and the base looks otherwise."""
     if metadata.get("base", "") not in ("", fingerprint(base)):
-        raise UserError(
-            f"{base} is not the model that the adapter {folder} was trained on: its language model has changed since."
-        )
+        raise UserError(f"{base} is not the model that the adapter {folder} was trained on: it has changed since.")
 
 
 def fingerprint(folder: Path) -> str:

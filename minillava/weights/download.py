@@ -106,8 +106,8 @@ def _check_room(repository: str, size: int, part: Path) -> None:
 
 # ------------------------------------------------------------ what is needed
 def needed_files(repository: str, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Of the files of a repository those that `load` reads: tensors, and settings with config.json last. UserError
-    where the weights are not in safetensors.
+    """The files of a repository that `load` reads: tensors, and settings with config.json last. UserError where the
+    weights are not in safetensors.
     """
     names = set(names)
     if not names & {SINGLE, INDEX} and ADAPTER in names:

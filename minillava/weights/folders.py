@@ -68,9 +68,7 @@ def _snapshot(folder: Path) -> Path:
         return inside(folder / "snapshots", read_file(main).decode(errors="replace").strip())
     revisions = sorted(path for path in (folder / "snapshots").iterdir() if path.is_dir())
     if len(revisions) != 1:
-        raise UserError(
-            f"{folder} holds {len(revisions)} revisions: give the folder of one, in {folder / 'snapshots'}."
-        )
+        raise UserError(f"{folder} holds {len(revisions)} revisions: give the folder of one, in its snapshots.")
     return revisions[0]
 
 
@@ -90,9 +88,7 @@ def base_folder(folder: Path) -> Path:
     check_no_pickle(folder, os.listdir(folder))
     base = read_json(folder / ADAPTER).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise UserError(
-            f"{folder / ADAPTER} does not name the model that the adapter is for, as base_model_name_or_path."
-        )
+        raise UserError(f"{folder / ADAPTER} does not name the model that it is for, as base_model_name_or_path.")
     return find_folder(base)
 
 
@@ -109,9 +105,7 @@ def read_config_json(folder: Path) -> dict:
     """The object in the folder's config.json, which names a kind of model."""
     path = folder / "config.json"
     if is_adapter(folder):
-        raise UserError(
-            f"{folder} holds only an adapter (LoRA), but a whole model is needed, such as the one it is for."
-        )
+        raise UserError(f"{folder} holds only an adapter (LoRA): give the folder of a whole model.")
     check_link(path)
     if not path.exists():
         raise UserError(f"{folder} is not a weights folder: it has no config.json.")

@@ -17,17 +17,9 @@ from minillava.errors import UserError
 
 # What transformers takes where a LLaVA's config has no vision_config at all, and the pinpoints of LLaVA-NeXT where it
 # has none.
-CLIP_L_336 = dict(
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=24,
-    num_attention_heads=16,
-    image_size=336,
-    patch_size=14,
-    projection_dim=768,
-)
+CLIP_L_336 = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+CLIP_L_336 |= dict(image_size=336, patch_size=14, projection_dim=768)
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-
 TOWERS = ("clip_vision_model", "clip")
 
 # Far beyond any model: a broken file must not fill the memory.
@@ -47,7 +39,7 @@ def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
 
     `tower` is that of another folder, whose tower the model is to have.
     """
-    if _is_original(values):
+    if is_original(values):
         return _read_original(values, tower)
     _expect(values, "model_type", ("llava", "llava_next"), "model")
     _expect(values, "projector_hidden_act", ("gelu",), "projector activation")
@@ -64,12 +56,10 @@ def read_config(values: dict, tower: VisionConfig | None = None) -> LlavaConfig:
         "image_grid_pinpoints": (),
     }
     if values.get("model_type") == "llava_next":
-        _expect(
-            values, "vision_feature_select_strategy", ("default",), "LLaVA-NeXT with vision_feature_select_strategy"
-        )
-        parts["image_grid_pinpoints"] = _read_pinpoints(
-            values.get("image_grid_pinpoints", PINPOINTS), vision.image_size
-        )
+        strategy = "vision_feature_select_strategy"
+        _expect(values, strategy, ("default",), f"LLaVA-NeXT with {strategy}")
+        pinpoints = values.get("image_grid_pinpoints", PINPOINTS)
+        parts["image_grid_pinpoints"] = _read_pinpoints(pinpoints, vision.image_size)
     return _build(LlavaConfig, {**values, **parts})
 
 
@@ -82,7 +72,7 @@ def read_vision_config(values: dict) -> VisionConfig:
 
 def read_text_config(values: dict) -> TextConfig:
     """The language model's config: a plain LLaMA's, or a LLaVA's."""
-    if _is_original(values):
+    if is_original(values):
         return _read_llama({**values, "model_type": "llama"})
     return read_config(values).text_config if _is_llava(values) else _read_llama(values)
 
@@ -95,10 +85,10 @@ def read_any(values: dict) -> LlavaConfig | TextConfig | VisionConfig:
 
 
 def _is_llava(values: dict) -> bool:
-    return values.get("model_type") in ("llava", "llava_next") or _is_original(values)
+    return values.get("model_type") in ("llava", "llava_next") or is_original(values)
 
 
-def _is_original(values: dict) -> bool:
+def is_original(values: dict) -> bool:
     return "text_config" not in values and ("mm_projector_type" in values or "mm_vision_tower" in values)
 
 
@@ -109,15 +99,13 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
     _expect(values, "mm_use_im_start_end", (False,), "LLaVA v0, with mm_use_im_start_end")
     _expect(values, "mm_vision_select_feature", ("patch", "cls_patch"), "mm_vision_select_feature")
     vision = _original_tower(last_part(values.get("mm_vision_tower")), tower)
-    text = read_text_config(values)
+    text, has_cls = read_text_config(values), values.get("mm_vision_select_feature") == "cls_patch"
     parts = {
         "vision_config": vision,
         "text_config": text,
         "image_token_id": text.vocab_size,  # the first id without an embedding: the original marks pictures by -200
         "vision_feature_layer": values.get("mm_vision_select_layer"),
-        "vision_feature_select_strategy": "full"
-        if values.get("mm_vision_select_feature") == "cls_patch"
-        else "default",
+        "vision_feature_select_strategy": "full" if has_cls else "default",
         "projector_type": values.get("mm_projector_type", "linear"),
     }
     if values.get("image_aspect_ratio") == "anyres":  # LLaVA-NeXT
@@ -130,20 +118,17 @@ def _read_original(values: dict, tower: VisionConfig | None) -> LlavaConfig:
 
 
 def last_part(name) -> str:
-    """Of a tower's name or path in the original's config.json the part that says which it is."""
-    return str(name).rstrip("/").rsplit("/", 1)[-1]
+    """The part of a tower's name or path, in the original's config.json, that says which tower it is."""
+    return str(name).rstrip("/.").rsplit("/", 1)[-1]
 
 
 def _original_tower(name: str, given: VisionConfig | None) -> VisionConfig:
-    """The config of the tower by its name; of one that is not known by name, the config of the folder that was given
-    for it.
-    """
+    """The config of the tower by its name, or of one that is not known by name, that of the folder given for it."""
     known = {"clip-vit-large-patch14-336": CLIP_L_336, "clip-vit-large-patch14": {**CLIP_L_336, "image_size": 224}}
     if name not in known:
         if given is None:
-            raise UserError(
-                f"config.json: vision tower {name!r} is not supported by its name alone: give its folder with --vision"
-            )
+            said = f"vision tower {name!r} is not supported by its name alone"
+            raise UserError(f"config.json: {said}: give its folder with --vision")
         return given
     tower = _read_tower(known[name])
     if given and replace(given, projection_dim=tower.projection_dim) != tower:
@@ -172,9 +157,7 @@ def _read_rope(values: dict) -> tuple[float | None, dict | None]:
     rope = dict(older or newer)
     theta = rope.pop("rope_theta", values.get("rope_theta"))
     if older and newer.get("rope_theta") not in (None, theta or TextConfig.rope_theta):
-        raise UserError(
-            "config.json: rope_scaling and rope_parameters mean different rope_theta: leave out one of them"
-        )
+        raise UserError("config.json: rope_scaling and rope_parameters mean different rope_theta: leave out one")
     longest = values.get("max_position_embeddings") or TextConfig.max_position_embeddings
     rope = {"rope_type": rope.get("type"), "original_max_position_embeddings": longest, **rope}
     _expect(rope, "rope_type", tuple(ROPE_NUMBERS), "RoPE scaling")
@@ -192,17 +175,14 @@ def _read_pinpoints(pairs, image_size: int) -> tuple[tuple[int, int], ...]:
     """Pairs of edges in pixels, each a whole number of tiles, and not too many."""
 
     def fits(pair) -> bool:
-        whole = (
-            isinstance(pair, list | tuple)
-            and len(pair) == 2
-            and all(isinstance(edge, int) and edge >= image_size for edge in pair)
-        )
-        return whole and not any(edge % image_size for edge in pair) and pair[0] * pair[1] <= MAX_TILES * image_size**2
+        if not isinstance(pair, list | tuple) or [type(edge) for edge in pair] != [int, int]:
+            return False
+        whole = all(edge >= image_size and edge % image_size == 0 for edge in pair)
+        return whole and pair[0] * pair[1] <= MAX_TILES * image_size**2
 
     if not isinstance(pairs, list) or not pairs or not all(map(fits, pairs)):
-        raise UserError(
-            f"config.json: image_grid_pinpoints must be a list of (height, width), each a few times {image_size}, not {str(pairs)[:80]}"
-        )
+        known = f"a list of (height, width), each a few times {image_size}"
+        raise UserError(f"config.json: image_grid_pinpoints must be {known}, not {str(pairs)[:80]}")
     return tuple(map(tuple, pairs))
 
 
@@ -221,11 +201,12 @@ def _check(item, value) -> None:
         least = 1 if item.name.startswith(POSITIVE) else -MAX_VALUE
         most = MAX_LAYERS if item.name == "num_hidden_layers" else MAX_VALUE
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise UserError(
-                f"config.json: {item.name} must be a {'positive ' if least == 1 else ''}whole number of at most {most}, not {value!r}"
-            )
+            kind = f"a {'positive ' * (least == 1)}whole number of at most {most}"
+            raise UserError(f"config.json: {item.name} must be {kind}, not {value!r}")
     elif item.type is float:
         _expect_number(item.name, value)
+    elif item.type is bool and not isinstance(value, bool):
+        raise UserError(f"config.json: {item.name} must be true or false, not {value!r}")
     elif item.type == int | list[int]:
         numbers = value if isinstance(value, list) else [value]
         if not all(isinstance(number, int) for number in numbers):
@@ -235,9 +216,8 @@ def _check(item, value) -> None:
 def _expect(values: dict, key: str, allowed: tuple, what: str) -> None:
     value = values.get(key)
     if value is not None and value not in allowed:
-        raise UserError(
-            f"config.json: {what} {value!r} is not supported; this project knows {' and '.join(map(repr, allowed))}"
-        )
+        known = " and ".join(map(repr, allowed))
+        raise UserError(f"config.json: {what} {value!r} is not supported; this project knows {known}")
 
 
 def _expect_number(name: str, value) -> None:
@@ -297,11 +277,8 @@ def write_original_config(config: LlavaConfig, tower: str, pad: bool) -> dict:
     del values["rope_parameters"]  # transformers 5's, which the original does not know
     if config.image_grid_pinpoints:
         pinpoints = [[width, height] for height, width in config.image_grid_pinpoints]
-        values |= {
-            "image_aspect_ratio": "anyres",
-            "mm_patch_merge_type": "spatial_unpad",
-            "image_grid_pinpoints": pinpoints,
-        }
+        values |= {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
+        values["image_grid_pinpoints"] = pinpoints
     return values
 
 

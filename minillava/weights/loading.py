@@ -23,7 +23,7 @@ from minillava.vision import VisionTransformer
 from minillava.weights.adapter import merge_adapter
 from minillava.weights.folders import base_folder, find_folder, find_here, read_config_json
 from minillava.weights.generation_config import with_end_tokens
-from minillava.weights.hf_config import last_part, read_config, read_text_config, read_vision_config
+from minillava.weights.hf_config import is_original, last_part, read_config, read_text_config, read_vision_config
 from minillava.weights.processor_files import load_processor
 from minillava.weights.tensor_files import check_shapes, count_numbers, find_sources, open_tensors, tensor_files
 
@@ -157,10 +157,11 @@ def llava_config(folder: Path, vision: str | Path | None = None) -> tuple[LlavaC
 def _tower_folder(folder: Path, values: dict, vision: str | Path | None = None) -> Path | None:
     """That of the CLIP `vision`, or the one that the original LLaVA's config.json names, if it is on this machine."""
     tower = find_folder(vision) if vision else None
-    name = values.get("mm_vision_tower")
-    if not tower and name and isinstance(name, str):
+    if not tower and is_original(values) and isinstance(values.get("mm_vision_tower"), str):
+        name = values["mm_vision_tower"]
         beside = folder / last_part(name)  # where `export` writes it, even if the folder was moved
-        tower = beside if (beside / "config.json").is_file() else find_here(name)
+        places = (beside if beside != folder else None, find_here(name))
+        tower = next((place for place in places if place and os.path.isfile(place / "config.json")), None)
     if tower and any("vision_tower" in tensor for tensor in tensor_files(folder)):
         if vision:
             raise UserError(f"{folder} has a vision tower of its own: leave out --vision.")

@@ -34,9 +34,7 @@ def load_processor(folder: str | Path, config: LlavaConfig, template: str | Temp
     pictures = {**(nested if isinstance(nested, dict) else {}), **inner}
     shape = original.get("image_aspect_ratio")
     if shape not in (None, "square", "pad", "anyres"):
-        raise UserError(
-            f"config.json says image_aspect_ratio = {shape!r}, but only square, pad and anyres can be followed."
-        )
+        raise UserError(f"config.json: image_aspect_ratio {shape!r} is not supported, only square, pad and anyres.")
     _check_anyres(pictures, config)
     settings = read_image_settings(pictures, config.vision_config.image_size, shape == "pad")
     default = "llava_hf" if outer or inner else "v1"
@@ -51,7 +49,7 @@ def _check_anyres(pictures: dict, config: LlavaConfig) -> None:
         return
     if sizes is not None and sizes != [list(size) for size in config.image_grid_pinpoints]:
         raise UserError(
-            "preprocessor_config.json and config.json differ in image_grid_pinpoints: the pictures would not fit the model."
+            "preprocessor_config.json and config.json differ in image_grid_pinpoints: pictures would not fit."
         )
     if resample != BICUBIC:
         tiles = f"LLaVA-NeXT's tiles are bicubic ({BICUBIC}) here"

@@ -38,9 +38,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         return _read_index(index)
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickles:
-        raise UserError(
-            f"{folder} holds {pickles[0]}, which is a pickle and could run any program; convert it to {SINGLE} first."
-        )
+        what = f"{pickles[0]}, which is a pickle and could run any program"
+        raise UserError(f"{folder} holds {what}; convert it to {SINGLE} first.")
     raise UserError(f"{folder} holds no weights: it has neither {SINGLE} nor {INDEX}.")
 
 

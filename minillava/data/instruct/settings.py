@@ -65,7 +65,7 @@ class Settings:
 
     @property
     def prices(self) -> tuple[float, float]:
-        """Of a million tokens that are read, and that are written."""
+        """Prices of a million tokens that are read, and that are written."""
         try:
             read, written = (float(price) for price in self.price.split(","))
         except ValueError:
