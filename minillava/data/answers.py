@@ -2,8 +2,9 @@
 
 import re
 
-from minillava.data.facts import NUMBERS, names_text, plural
-from minillava.data.scenes import COLORS, NAMES, PLACES
+from minillava.data.facts import NUMBERS, PATTERN_WORD, names_text, plural
+from minillava.data.groups import SEVERAL
+from minillava.data.scenes import COLORS, GROUPS, NAMES, PLACES
 
 _SINGULAR = {form: name for name in NAMES for form in (name, plural(name))}
 _ANY_NAME = re.compile(r"\b(" + "|".join(sorted(_SINGULAR, key=len, reverse=True)) + r")\b")
@@ -33,9 +34,10 @@ def names_in(text: str) -> list[str]:
 def parse_answer(kind: str, text: str) -> str:
     """A free answer to a question of that kind, in the form of `Question.short`; "" where it says nothing of the kind.
 
-    existence: "yes" or "no", by the first of these words. count, count_of: a number word. color: a colour. where: a
-    place (PLACES). relation: "yes", "no" or one of RELATIONS. group, reasoning: the first name. list, describe: all
-    names, sorted, joined by ", ".
+    existence, yes_no: "yes" or "no", by the first of these words. count, count_of: a number word. color: a colour.
+    where: a place (PLACES). relation: "yes", "no" or one of RELATIONS. group, reasoning: the first name. list,
+    describe: all names, sorted, joined by ", ". names: the same of those that are the answer, or "nothing". The others:
+    a word of their kind.
     """
     text = text.lower()
     if kind in ("list", "describe"):
@@ -79,8 +81,33 @@ def _read_relation(text: str) -> str:
     return min(at, key=at.get, default="")
 
 
+def _read_names(text: str) -> str:
+    """The names before the verb, as in "the cat and the dog are above the bus"; in "there is a cat", after it."""
+    subject = re.split(r"\b(?:is|are)\b", text)[0]
+    says_none = re.search(r"\b(nothing|no)\b", text)
+    names = names_in(subject) or ([] if says_none else names_in(text))
+    return names_text(names) or ("nothing" if says_none else "")
+
+
+def _read_thing_color(text: str) -> str:
+    if re.search(r"\b(several|many) colou?rs\b", text):
+        return SEVERAL
+    return " and ".join(dict.fromkeys(color.replace("grey", "gray") for color in _ANY_COLOR.findall(text)))
+
+
+def _first_of(words):
+    pattern = re.compile(r"\b(" + "|".join(sorted(words, key=len, reverse=True)) + r")\b")
+    return lambda text: found[1] if (found := pattern.search(text)) else ""
+
+
 _READERS = {
     "existence": _yes_or_no,
+    "yes_no": _yes_or_no,
+    "names": _read_names,
+    "thing_color": _read_thing_color,
+    "group_word": _first_of(GROUPS),
+    "pattern": _first_of(PATTERN_WORD.values()),
+    "said": _first_of(("cannot tell", "hello", "minillava", "welcome", "bye", "what i see")),
     "count": _read_number,
     "count_of": _read_number,
     "color": _read_color,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
+from minillava.data.groups import ARGUABLE, MEMBERS
 from minillava.data.scenes import GROUP_OF, GROUPS, OPPOSITE, PLACES, Scene, Thing, relation, where
 
 # ---- Words
@@ -23,6 +24,17 @@ IRREGULAR = {
     "scarf": "scarves",
     "cactus": "cacti",
     "food": "food",
+    "furniture": "furniture",
+    "clothing": "clothing",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "person": "people",
+    "policeman": "policemen",
+    "goose": "geese",
+    "tooth": "teeth",
+    "deer": "deer",
+    "moose": "moose",
     "piece of clothing": "pieces of clothing",
 }
 PLACE_PHRASE = {
@@ -45,9 +57,13 @@ PATTERN_WORD = {
 
 def a(name: str) -> str:
     """'a cat', 'an owl'."""
-    if name == "food":
+    if name in ("food", "furniture", "clothing"):
         return name
-    return ("an " if name[0] in "aeiou" else "a ") + name
+    return ("an " if name[0] in "aeiou" and not name.startswith("uni") and name != "ufo" else "a ") + name
+
+
+def the(name: str) -> str:
+    return f"the {name}"
 
 
 def plural(name: str) -> str:
@@ -114,13 +130,82 @@ class Facts:
         pairs = ((x, relation(x, y, self.scene.size), y) for x, y in combinations(self.single, 2))
         return [pair for pair in pairs if pair[1]]
 
-    def listing(self) -> str:
-        """'a cat, a banana and two buses'."""
-        return joined([counted(name, count) for name, count in self.count.items()])
+    def listing(self, count: dict[str, int] | None = None) -> str:
+        """'a cat, a banana and two buses': all things, or the given ones."""
+        return joined([counted(name, count) for name, count in (count or self.count).items()])
+
+    def there_is(self, count: dict[str, int]) -> str:
+        """'there is a cat and two buses': the verb agrees with the first one, as speakers do."""
+        return f"{there(next(iter(count.values())))} {self.listing(count)}"
 
     def there_listing(self) -> str:
-        """'there is a cat and two buses': the verb agrees with the first one, as speakers do."""
-        return f"{there(next(iter(self.count.values())))} {self.listing()}"
+        return self.there_is(self.count)
+
+    def count_sentence(self, name: str) -> str:
+        """'There are two cats.'"""
+        count = self.count.get(name, 0)
+        return (
+            f"There is one {name}." if count == 1 else f"There are {NUMBERS[count] if count else 'no'} {plural(name)}."
+        )
+
+    # what there is of a group, or of another word for several names
+
+    def members(self, word: str) -> dict[str, int]:
+        return {name: count for name, count in self.count.items() if name in MEMBERS[word]}
+
+    def is_clear(self, word: str) -> bool:
+        """Whether nothing is there that only some would call so."""
+        return not self.count.keys() & ARGUABLE.get(word, frozenset())
+
+    def words(self) -> list[str]:
+        """The words for what is there, those alone that are clear."""
+        return [word for word in MEMBERS if self.members(word) and self.is_clear(word)]
+
+    def absent_word(self, rng, words: Collection[str] = tuple(MEMBERS)) -> str:
+        """A word for nothing that is there, drawn so that over many scenes it is absent as often as it is not."""
+        absent = [word for word in words if not self.members(word) and self.is_clear(word)]
+        odds = [word for word in absent for _ in range(_ODDS[word])]
+        return pick(rng, odds)
+
+    # places and sizes
+
+    def place_of(self, *names: str) -> str | None:
+        """The place of the only thing of these names."""
+        things = [thing for thing in self.things if thing.name in names]
+        return self.place(things[0]) if len(things) == 1 else None
+
+    def names_at(self, place: str) -> list[str] | None:
+        """What is at a place, or else, for a side, in its corners; None where that is not clear."""
+        places = [self.place(thing) for thing in self.things]
+        if None in places:
+            return None
+        exactly = [thing.name for thing, own in zip(self.things, places, strict=True) if own == place]
+        about = [thing.name for thing, own in zip(self.things, places, strict=True) if place in own.split()]
+        names = exactly or about
+        return names if len(set(names)) == len(names) else None
+
+    def extent(self, thing: Thing) -> tuple[int, int]:
+        """The longest side and the area of a thing's box."""
+        x1, y1, x2, y2 = thing.box
+        return max(x2 - x1, y2 - y1), (x2 - x1) * (y2 - y1)
+
+    def is_bigger(self, one: Thing, other: Thing) -> bool:
+        (side, area), (other_side, other_area) = self.extent(one), self.extent(other)
+        return side >= 1.1 * other_side and area >= 1.4 * other_area
+
+    def clear_sizes(self) -> list[tuple[str, str]]:
+        """(bigger, smaller) for each pair of names that occur once, where the one clearly is."""
+        pairs = [(x, y) for x in self.single for y in self.single if x is not y]
+        return [(x.name, y.name) for x, y in pairs if self.is_bigger(x, y)]
+
+    def extremes(self) -> list[tuple[str, str]]:
+        """("biggest", name) and ("smallest", name), where one of several things clearly is."""
+        found = []
+        for one in self.single if len(self.things) > 1 else ():
+            others = [other for other in self.things if other is not one]
+            found += [("biggest", one.name)] * all(self.is_bigger(one, other) for other in others)
+            found += [("smallest", one.name)] * all(self.is_bigger(other, one) for other in others)
+        return found
 
     def background(self, rng) -> str:
         """'blue' or 'striped blue'."""
@@ -134,6 +219,10 @@ class Facts:
         group = pick(rng, [group for group in GROUPS if (group in self.groups) == hard])
         names = [name for name in GROUPS[group] if name not in self.count and name not in but]
         return pick(rng, names) if names else self.absent(rng, False, but)  # all five buildings may be there
+
+
+_SHOWN = {word: 1 - (1 - len(names) / 144) ** 2.6 for word, names in MEMBERS.items()}  # in so many scenes, about
+_ODDS = {word: round(50 * shown / (1 - shown)) + 1 for word, shown in _SHOWN.items()}
 
 
 def swap(relation_: tuple[Thing, str, Thing], rng) -> tuple[Thing, str, Thing]:
