@@ -42,7 +42,7 @@ NATURAL = {
 
 
 def natural_questions(scene: Scene, rng, n: int, of: str = "training", kinds=tuple(NATURAL)) -> list[NaturalQuestion]:
-    """Up to `n` questions, each of `kinds` as likely as another, in the wordings of "training" or in those "held out"."""
+    """Up to `n` questions, each of `kinds` as likely as another, in wordings of "training" or those "held out"."""
     facts, ask, out = Facts(scene), Asker(rng, of), []
     makers = {kind: NATURAL[kind](facts, ask) for kind in kinds}
     while len(out) < n and makers:
