@@ -4,8 +4,7 @@ A scene is a background (one named colour, one pattern) and 1 to 5 things. `samp
 `Scene.pixels` paints it: (seed, split, size) -> uint8 (size, size, 3). What can be said about a scene is in the modules
 beside this one; `python -m minillava.data` writes scenes to files.
 
-Coordinates are pixels of the scene, x to the right and y down; a box is (x1, y1, x2, y2), the right and lower edges
-excluded.
+Coordinates are pixels of the scene, x to the right and y down; a box is (x1, y1, x2, y2) without its last row, column.
 """
 
 from __future__ import annotations
@@ -239,9 +238,7 @@ def cell(thing: Thing, size: int = SIZE) -> tuple[int, int]:
 
 
 def where(thing: Thing, size: int = SIZE) -> str | None:
-    """The thing's place in a scene of `size` px, or None within 3.5% of a boundary between thirds, where people would
-    disagree.
-    """
+    """The thing's place in a scene of `size` px; None within 3.5% of a third's edge, where people would disagree."""
     for centre in (thing.x / size, thing.y / size):
         if min(abs(centre - 1 / 3), abs(centre - 2 / 3)) < 0.035:
             return None
@@ -379,9 +376,7 @@ def _placed(draw: Draws, names: list[str]) -> list[Thing]:
 
 
 def _place(draw: Draws, look: tuple, place: int, spread: float) -> Thing:
-    """A thing near the centre of cell `place` (0..8), moved inside the picture, its centre rounded to tenths of a
-    pixel.
-    """
+    """A thing near the centre of cell `place` (0..8), inside the picture, its centre rounded to tenths of a pixel."""
     x = SIZE * (place % 3 + 0.5) / 3 + draw.between(-spread, spread)
     y = SIZE * (place // 3 + 0.5) / 3 + draw.between(-spread, spread)
     return _inside(SIZE, x, y, *look)

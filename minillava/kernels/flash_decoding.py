@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from minillava.kernels.flash_attention import LOG2_E, attend, load_tile
+from minillava.kernels.attention_tile import LOG2_E, attend, load_tile
 from minillava.kernels.rope import turned
 from minillava.kernels.tiles import next_power_of_2, tile
 
