@@ -52,9 +52,11 @@ class Llava(nn.Module):
         ValueError when their numbers differ.
         """
         is_image = input_ids == self.config.image_token_id  # (B, T)
-        found, given = int(is_image.sum()), len(image_features)
-        if found != given:
-            raise ValueError(f"the prompt holds {found} image tokens, but the pictures have {given} embeddings")
+        if int(is_image.sum()) != len(image_features):
+            raise ValueError(
+                f"the prompt holds {int(is_image.sum())} image tokens, "
+                f"but the pictures have {len(image_features)} embeddings"
+            )
         embeds = self.embed_text(input_ids.masked_fill(is_image, 0))  # (B, T, C)
         return embeds.masked_scatter(is_image[..., None], image_features.to(embeds.dtype))
 

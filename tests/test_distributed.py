@@ -22,7 +22,7 @@ import torch
 import torch.distributed.checkpoint
 import torch.distributed.fsdp  # both are imported before the fork, once for all processes
 from safetensors.torch import load_file
-from test_training import config, dataset, losses, parts, rows, stage1, tokenizer  # noqa: F401 (fixtures)
+from test_training import config, dataset, losses, no_chart, parts, rows, stage1, tokenizer  # noqa: F401 (fixtures)
 
 from minillava import distributed, weights
 from minillava.anyres import Tiling

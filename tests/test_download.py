@@ -110,7 +110,11 @@ class Hub(BaseHTTPRequestHandler):
 
     def go_on_for_ever(self) -> None:
         self.send_response(200)
-        self.end_headers()
+        if self.server.endless_headers:
+            self.flush_headers()
+            self.wfile.write(b"X: ")
+        else:
+            self.end_headers()
         with suppress(OSError):
             while not self.server.go_on.wait(self.server.pause):
                 self.wfile.write(b" " * (1 if self.server.pause else 1 << 16))
@@ -133,7 +137,7 @@ def hub(llava, tmp_path):  # noqa: F811
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files = {path.name: path.read_bytes() for path in (tmp_path / "repository").iterdir()} | BAIT
     server.asked, server.lies, server.refusal, server.cut = [], set(), None, None
-    server.info, server.endless, server.pause = None, "", 0
+    server.info, server.endless, server.endless_headers, server.pause = None, "", False, 0
     server.reached, server.go_on = threading.Event(), threading.Event()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -279,9 +283,11 @@ def test_an_answer_that_is_no_json(online, tmp_path, capsys, answer):
 
 
 @pytest.mark.parametrize("pause", [0, 0.1])
+@pytest.mark.parametrize("headers", [False, True])
 @pytest.mark.parametrize("path", ["/api/models/", f"/some/llava/resolve/{COMMIT}/config.json"])
-def test_an_answer_without_end(online, tmp_path, capsys, monkeypatch, path, pause):
+def test_an_answer_without_end(online, tmp_path, capsys, monkeypatch, path, headers, pause):
     """Fast, and a byte at a time, with which a time limit of the library begins anew."""
+    online.endless_headers = headers
     monkeypatch.setattr(downloads, "LARGEST", 1 << 20)
     monkeypatch.setattr(downloads, "SECONDS", 1.5 if pause else 60)
     online.endless, online.pause = path, pause

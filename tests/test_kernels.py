@@ -180,7 +180,7 @@ def test_the_report_narrowed(capsys, monkeypatch):
 # ------------------------------------------------------------ on a GPU
 cuda = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and -m cuda"),
 ]
 ON_CARD = [
     pytest.param(*case, marks=cuda)

@@ -172,7 +172,7 @@ def test_activations_are_what_autograd_saves(trained):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and -m cuda")
 @pytest.mark.parametrize(("trained", "lora_r"), [(ALIGN, 0), (TUNE, 0), (TUNE, 16)])
 def test_on_a_gpu_memory_is_what_was_planned(trained, lora_r):
     """At most, in a step after the first: within 15% of the plan, of a language model of 136M parameters."""

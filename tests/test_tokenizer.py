@@ -11,7 +11,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors, traine
 from transformers import LlamaTokenizerFast, PreTrainedTokenizerFast
 
 from minillava.errors import UserError
-from minillava.inputs.tokenizer import BYTES, Control, StreamDecoder, Tokenizer
+from minillava.inputs.tokenizer import BYTES, LARGEST, Control, StreamDecoder, Tokenizer
 from minillava.inputs.tokenizer_spec import REGEXES
 
 WORDS = (
@@ -376,7 +376,7 @@ def test_a_text_that_is_too_long(trained):
 
 def test_a_file_that_is_too_large(trained, tmp_path):
     with open(tmp_path / "tokenizer.json", "wb") as file:
-        file.truncate(20 * 2**30)
+        file.truncate(LARGEST + 1)
     with pytest.raises(UserError, match="too large for its kind"):
         Tokenizer.from_file(tmp_path)
 

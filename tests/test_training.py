@@ -25,6 +25,7 @@ from minillava.inputs.tokenizer import Tokenizer
 from minillava.model import Llava
 from minillava.training import TrainConfig, loss, train
 from minillava.training.batches import Batches
+from minillava.training.metrics import Metrics
 from minillava.training.samples import JsonSamples, SceneSamples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +81,12 @@ def stage1(tmp_path_factory, parts):
     out = tmp_path_factory.mktemp("stage1")
     train(config(out, **parts))
     return out
+
+
+@pytest.fixture(autouse=True)
+def no_chart(monkeypatch):
+    """It takes longer than so small a training; `stage1` has one."""
+    monkeypatch.setattr(Metrics, "_plot", lambda *_: None)
 
 
 def rows(out) -> list[dict]:

@@ -531,12 +531,12 @@ def test_a_tensor_under_two_names(folder):
 
 def test_many_names_are_looked_up_one_by_one(folder):
     found = {f"model.layers.0.mlp.up_proj.{number}": Path("a") for number in range(20_000)}
-    wanted = {f"language_model.layers.{number}.mlp.up_proj.weight": torch.ones(1) for number in range(5000)}
+    wanted = {f"language_model.layers.{number}.mlp.up_proj.weight": torch.ones(1) for number in range(15_000)}
     found |= {name.replace("language_model", "model"): Path("a") for name in wanted}
     began = time.process_time()
     with pytest.raises(UserError, match=r"no place for \(and 19999 more"):
         tensor_files._match(found, wanted, folder)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 1.5
 
 
 def test_options_are_given_by_name():

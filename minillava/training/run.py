@@ -112,7 +112,7 @@ class Run:
             self.metrics.show()
         tqdm.write(f"step {self.done}: loss {self.metrics.smooth_loss or 0.0:.3f}")
         for name, value in figures.items():
-            tqdm.write(f"  {name}: {value:.4f}" if isinstance(value, float) else f"  {name}: {value}")
+            tqdm.write(f"  {name}: {in_digits(value)}")
 
     @contextmanager
     def _luxury(self) -> Iterator[None]:
@@ -164,6 +164,13 @@ class Run:
                 optimizer.zero_grad(set_to_none=True)
             self._save()
             print(f"step {self.done} is saved; the same command with --resume goes on from there")
+
+
+def in_digits(figure):
+    """A figure to print: a number with four digits, also within a dictionary."""
+    if isinstance(figure, dict):
+        return ", ".join(f"{name} {in_digits(value)}" for name, value in figure.items())
+    return f"{figure:.4g}" if isinstance(figure, float) else repr(figure)
 
 
 @contextmanager
