@@ -2,6 +2,7 @@
 both on it.
 """
 
+import copy
 import dataclasses
 import importlib.util
 import os
@@ -20,7 +21,7 @@ from minillava.config import TextConfig
 from minillava.decode_graph import DecodeStep
 from minillava.errors import UserError
 from minillava.generation import new_cache, sample
-from minillava.language_model import LanguageModel
+from minillava.language_model import LanguageModel, apply_rope, rope_tables
 
 pytest.importorskip("triton")
 flash_decoding, report = (pytest.importorskip(f"minillava.kernels.{name}") for name in ("flash_decoding", "report"))
@@ -212,6 +213,44 @@ def test_on_a_gpu_beside_pytorch(backend):
         theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     ours = attention(q, k, v, causal=True, implementation="triton")
     assert (ours - theirs).abs().max() <= 2 * torch.finfo(torch.bfloat16).eps * v.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(d, marks=cuda) for d in (torch.bfloat16, torch.float16, torch.float32)])
+def test_on_a_gpu_a_layer_is_as_exact_as_the_plain_one(dtype):
+    """With the gradients of its input and its parameters; the yardstick is the plain layer in float64."""
+    torch.manual_seed(0)
+    model = LanguageModel(TextConfig(64, 520, 1030, 1, 8, 2, head_dim=64)).cuda()
+    x, grad = torch.randn(2, 300, 520, device="cuda"), torch.randn(2, 300, 520, device="cuda")
+    results = []
+    for name, kind in (("eager", torch.float64), ("eager", dtype), ("triton", dtype), ("triton", dtype)):
+        layer = copy.deepcopy(model.layers[0]).to(kind)
+        cos, sin = rope_tables(model.frequencies, 0, 300, kind, x.device)
+        given = x.to(kind).requires_grad_()
+        out = layer(given, cos, sin, 0, None, None, name)
+        results.append([out, *torch.autograd.grad(out, [given, *layer.parameters()], grad.to(kind))])
+    for exact, plain, ours, again in zip(*results, strict=True):
+        assert torch.equal(ours, again)
+        rounding = torch.finfo(dtype).eps * exact.abs().max()
+        assert (ours - exact).abs().max() <= 3 * torch.maximum((plain - exact).abs().max(), rounding)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(d, marks=cuda) for d in (torch.bfloat16, torch.float16, torch.float32)])
+@pytest.mark.parametrize("rows, past", [(1, 1999), (1, 70), (64, 511)])
+def test_on_a_gpu_a_new_token(rows, past, dtype):
+    """In several parts and in one; it is written into the cache, of which what lies behind is NaN."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(rows, heads, 1, 128, device="cuda").to(dtype) for heads in (8, 2, 2))
+    keys, values = torch.full((2, rows, 2, 2100, 128), torch.nan, device="cuda", dtype=dtype)
+    for cache in (keys, values):
+        cache[:, :, :past] = torch.randn(rows, 2, past, 128, device="cuda")
+    start = torch.arange(rows, device="cuda") % 50
+    cos, sin = rope_tables(torch.rand(64), past, past + 1, dtype, q.device)
+    filled = [torch.cat([x[:, :, :past], new], 2) for x, new in ((keys, apply_rope(k, cos, sin)), (values, v))]
+    expected = attention(apply_rope(q, cos, sin), *filled, causal=True, implementation="eager", start=start)
+    new, past = (k, v, cos, sin), torch.tensor([past], device="cuda")
+    out = flash_decoding.flash_decoding(q, keys, values, start=start, past=past, new=new)
+    for ours, theirs in ((out, expected), (keys[:, :, past], filled[0][:, :, past]), (values[:, :, past], v)):
+        assert (ours - theirs).abs().max() <= 8 * torch.finfo(dtype).eps * theirs.abs().max()
 
 
 @pytest.mark.parametrize("question", [pytest.param("What is in the picture?", marks=cuda)])

@@ -8,33 +8,28 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from minillava.data import facts, small_talk, wordings
+from minillava.data import facts
 from minillava.data.answers import names_in, parse_answer
-from minillava.data.asking import sloppy, variously
 from minillava.data.groups import ARGUABLE, COLOR_OF, MASS, MEMBERS
-from minillava.data.held_out import HELD_OUT
-from minillava.data.natural import NATURAL
-from minillava.data.questions import ALL_WEIGHTS, KIND_WEIGHTS, questions, talk
-from minillava.data.scene_in_words import FORMS, UNTOLD
+from minillava.data.natural import NATURAL, natural_questions
+from minillava.data.natural.asking import RELATIONS as WORDS_OF_RELATION
+from minillava.data.natural.asking import WORDINGS, sloppy
+from minillava.data.natural.talk import WEIGHTS, talk
+from minillava.data.questions import QUESTIONS, SHORT_PROMPT
 from minillava.data.scenes import COLORS, GROUP_OF, NAMES, PLACES, sample_scene
-from minillava.training.scoring import NATURAL_TITLES, cases, natural_cases, score, table_with_mean
+from minillava.errors import run
+from minillava.eval import natural
+from minillava.eval.natural import TITLES, natural_cases, score, table, typed
 from tests.test_scenes import centre, described, holds, place_of, seen
 
 WORDS = {form: word for word in MEMBERS for form in (word, facts.plural(word))}
-RELATIONS = {said: relation for relation, forms in wordings.REL_WORDS.items() for said in forms}
+RELATIONS = {said: relation for relation, forms in WORDS_OF_RELATION.items() for said in forms}
 
 
 def made(of: str, count: int = 150):
     for seed in range(count):
         scene = sample_scene(seed, "val" if of == "held out" else "train")
-        for question in questions(
-            scene,
-            np.random.default_rng(seed),
-            12,
-            weights=dict.fromkeys(NATURAL, 1.0),
-            of=of,
-            typed=lambda text, _: text,
-        ):
+        for question in natural_questions(scene, np.random.default_rng(seed), 12, of):
             yield scene, question
 
 
@@ -126,7 +121,8 @@ def test_answers_are_true_read_back_and_grammatical(of):
         assert is_true(scene, question), question
         assert parse_answer(question.reads, question.answer) == question.short, question
         assert parse_answer(question.reads, question.short) == question.short, question
-        assert question.kind == "color_of" or described(scene, question.answer), question
+        # "nothing" is a name to `described`
+        assert question.kind == "color_of" or described(scene, question.answer.replace("nothing", "none")), question
         assert re.fullmatch(r"[A-Z].*[.!]", question.answer), question
         for text in (question.text, question.answer, *(text for _, text in question.before)):
             assert not re.search(
@@ -144,12 +140,16 @@ def test_what_is_not_there_is_said_not_to_be_there():
 
 
 def test_the_test_asks_as_no_training_does():
-    for key, held_out in HELD_OUT.items():
-        assert not set(held_out) & set(wordings.TRAINING[key]), key
-    pools = (small_talk.NOUNS, small_talk.SMALL_TALK, small_talk.COUNTRIES, small_talk.WHAT_NO_PICTURE_TELLS)
-    assert not any(set(pool["training"]) & set(pool["held out"]) for pool in pools)
-    nouns = {*small_talk.NOUNS["training"], *small_talk.NOUNS["held out"]}
-    assert len(small_talk.NOUNS["training"]) >= 100 and not nouns & {*NAMES, *MEMBERS, *COLORS}
+    training, held_out = WORDINGS["training"], WORDINGS["held out"]
+    asked = QUESTIONS | training["questions"]
+    for key, wordings in held_out["questions"].items():
+        assert not set(wordings) & {*asked[key], *QUESTIONS.get(key, ())}, key
+    for pool in ("nouns", "countries", "no picture tells"):
+        assert not set(training[pool]) & set(held_out[pool]), pool
+    for reply, texts in held_out["small talk"].items():
+        assert not set(texts) & set(training["small talk"][reply])
+    nouns = {*training["nouns"], *held_out["nouns"]}
+    assert len(training["nouns"]) >= 100 and not nouns & {*NAMES, *MEMBERS, *COLORS}
 
 
 def test_groups_hold_names_and_nothing_is_asked_where_people_would_disagree():
@@ -165,11 +165,9 @@ def test_yes_and_no_are_balanced_by_kind_and_by_word():
     short, of_word = defaultdict(Counter), defaultdict(Counter)
     for seed in range(900):
         scene = sample_scene(seed)
-        for question in questions(
-            scene, np.random.default_rng(seed), 8, weights=dict.fromkeys(NATURAL, 1.0), of="training"
-        ):
+        for question in natural_questions(scene, np.random.default_rng(seed), 8):
             short[question.kind][question.short] += 1
-        for question in questions(scene, np.random.default_rng(seed), 4, weights={"group_yes_no": 1.0}, of="training"):
+        for question in natural_questions(scene, np.random.default_rng(seed), 4, kinds=("group_yes_no",)):
             for word in found(WORDS, question.text)[:1]:
                 of_word[WORDS[word]][question.short] += 1
     for kind in ("group_yes_no", "where_yes_no", "relation_yes_no", "background_yes_no", "only", "both"):
@@ -182,34 +180,69 @@ def test_yes_and_no_are_balanced_by_kind_and_by_word():
 
 def test_typing():
     rng = np.random.default_rng(0)
-    typed = {sloppy("What is to the left of the cat in the picture?", rng) for _ in range(60)}
-    assert all(text == text.lower() and not text.endswith("?") for text in typed) and len(typed) > 20
-    assert all(any(form in text for text in typed) for form in ("whats ", " pic", " photo", " left of the"))
-    kept = [variously("Is there a cat?", rng) for _ in range(300)].count("Is there a cat?")
-    assert 200 < kept < 240
+    forms = {sloppy("What is to the left of the cat in the picture?", rng) for _ in range(60)}
+    assert all(text == text.lower() and not text.endswith("?") for text in forms) and len(forms) > 20
+    assert all(any(form in text for text in forms) for form in ("whats ", " pic", " photo", " left of the"))
+    asked = natural_cases(5)
+    for case, other in zip(asked, typed(asked), strict=True):
+        assert other.question.text == other.question.text.lower() and other.scene is case.scene
+        assert (other.question.short, other.question.before) == (case.question.short, case.question.before)
 
 
-def test_a_conversation_holds_all_kinds_and_follow_ups_come_after_what_they_follow():
-    assert set(ALL_WEIGHTS) == set(KIND_WEIGHTS) | set(NATURAL) and set(NATURAL_TITLES) == set(NATURAL)
+def test_follow_ups_alone_come_after_something():
     for _, question in made("training", 60):
         assert (question.kind == "follow_up") == bool(question.before)
-        assert [speaker for speaker, _ in question.turns()] == ["user", "assistant"] * (len(question.turns()) // 2)
-    kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[FORMS[1]]]
-    turns = talk(sample_scene(3), np.random.default_rng(0), 40, kinds)
-    assert not any("bigger" in text or "nearest" in text for _, text in turns)
+        speakers = [speaker for speaker, _ in question.asked()]
+        assert speakers == (["user", "assistant"] * len(speakers))[: len(speakers)] and len(speakers) % 2
 
 
-def test_natural_cases_are_scored_and_come_later_in_a_talk():
+def test_the_truth_scores_one_and_nonsense_nothing():
     asked = natural_cases(20)
+    assert set(TITLES) == set(NATURAL)
     assert set(score(asked, [case.question.answer for case in asked]).values()) == {1.0}
     assert max(score(asked, ["xyzzy"] * len(asked)).values()) == 0.0
-    later = natural_cases(3, turns=6)
-    assert all(len(case.asked()) >= 13 and case.asked()[-1][0] == "user" for case in later)
-    assert [case.question for case in later] == [case.question for case in natural_cases(3)]
-    assert {case.question.kind for case in cases("val", 20)} <= set(KIND_WEIGHTS)
-    scores = {"a": {"more": 0.5, "only": 1.0}}
-    assert table_with_mean(scores, asked).splitlines()[-1] == "| mean of kinds | | 75.0 |"
+    assert asked == natural_cases(20)
+
+
+def test_each_kind_counts_alike_in_the_mean():
+    asked = natural_cases(3)
+    rows = table({"a": {"more": 0.5, "only": 1.0}}, asked).splitlines()
+    assert rows[-1] == f"| mean of kinds | {len(asked)} | 75.0 |" and len(rows) == 2 + len(TITLES) + 1
+    assert "| more Xs than Ys? |" in rows[16] and rows[16].endswith("| 50.0 |")
+
+
+def test_the_command_prints_a_table_of_three_ways_of_asking(capsys):
+    natural.main(["--scenes", "2"])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "| question | n | training wordings | held-out wordings | typed |"
+    assert rows[-1].startswith("| mean of kinds | 16 | ")
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--scenes", "0"], "must be a whole number from 1 to 1000000, not 0"),
+        (["--scenes", "many"], "must be a whole number from 1 to 1000000, not many"),
+        (["--weights", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence(flags, said, capsys):
+    assert run(lambda: natural.main(flags), "eval.natural") == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
 
 
 def test_names_have_one_group_word_that_is_theirs():
     assert all(name in MEMBERS[GROUP_OF[name]] for name in NAMES)
+
+
+def test_a_talk_holds_questions_of_all_kinds_but_those_left_out():
+    assert set(WEIGHTS) == set(NATURAL)
+    texts = []
+    for seed in range(60):
+        turns = talk(sample_scene(seed), np.random.default_rng(seed), but={"cannot_tell", "pattern"})
+        assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2) and len(turns) >= 12
+        texts += [text for _, text in turns]
+    assert not any("I cannot tell" in text or "pattern" in text for text in texts)
+    assert any("There is no" in text for text in texts) and any(SHORT_PROMPT in text for text in texts)
+    assert 10 < sum(text == text.lower() and len(text) > 20 for text in texts) < len(texts) / 5  # sloppily typed

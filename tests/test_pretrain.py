@@ -12,9 +12,9 @@ import torch
 from minillava import weights
 from minillava.data.answers import names_in
 from minillava.data.facts import plural
+from minillava.data.natural.asking import WORDINGS
 from minillava.data.scene_in_words import grid_words
 from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, training_scene
-from minillava.data.small_talk import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX
 from minillava.pretrain import language, vision
@@ -30,7 +30,7 @@ from minillava.pretrain.language import (
 from minillava.pretrain.probe import probe_tower
 from minillava.pretrain.vision import TINY_VISION, ContrastivePair, phrase_batch, position_waves
 from minillava.training.recipes import LoopConfig
-from minillava.training.scoring import cases, natural_cases
+from minillava.training.scoring import cases
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def test_a_scene_in_words_comes_before_its_conversation():
         assert [speaker for speaker, _ in turns] == ["user", "assistant"] * (len(turns) // 2)
         text, newline, _ = turns[0][1].partition("\n")
         if not newline:
-            small_talk += turns[0] in {("user", question) for question in SMALL_TALK["training"]}
+            small_talk += turns[0] in {
+                ("user", question) for texts in WORDINGS["training"]["small talk"].values() for question in texts
+            }
             continue
         scene = training_scene(index)
         assert {thing.name for thing in scene.things} <= set(names_in(text))
@@ -157,7 +159,6 @@ def test_both_learn_leave_a_folder_that_loads_and_resume(part, tmp_path, monkeyp
     )
     monkeypatch.setattr(language, "cases", lambda split, scenes: cases(split, 2))
     monkeypatch.setattr(vision, "probe_tower", lambda tower: probe_tower(tower, count=20))
-    monkeypatch.setattr(language, "natural_cases", lambda scenes: natural_cases(2))
     monkeypatch.setattr(LookUp, "GATES", dict.fromkeys(LookUp.GATES, -1.0))  # one step of the look-up lesson passes
     monkeypatch.setattr(LookUp, "WINDOW", 1)
     settings = [

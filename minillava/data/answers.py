@@ -32,8 +32,7 @@ def names_in(text: str) -> list[str]:
 
 
 def parse_answer(kind: str, text: str) -> str:
-    """A free answer to a question that is read as that kind, in the form of `Question.short`; "" where it says nothing
-    of the kind.
+    """A free answer to a question of that kind, in the form of `Question.short`; "" where it says nothing of the kind.
 
     existence, yes_no: "yes" or "no", by the first of these words. count, count_of: a number word. color: a colour.
     where: a place (PLACES). relation: "yes", "no" or one of RELATIONS. group, reasoning: the first name. list,
@@ -85,9 +84,9 @@ def _read_relation(text: str) -> str:
 def _read_names(text: str) -> str:
     """The names before the verb, as in "the cat and the dog are above the bus"; in "there is a cat", after it."""
     subject = re.split(r"\b(?:is|are)\b", text)[0]
-    return names_text(names_in(subject) or ([] if re.search(r"\b(nothing|no)\b", text) else names_in(text))) or (
-        "nothing" if re.search(r"\b(nothing|no)\b", text) else ""
-    )
+    says_none = re.search(r"\b(nothing|no)\b", text)
+    names = names_in(subject) or ([] if says_none else names_in(text))
+    return names_text(names) or ("nothing" if says_none else "")
 
 
 def _read_thing_color(text: str) -> str:

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillava.config import TextConfig
-from minillava.data.asking import Asker
 from minillava.data.facts import a, plural
-from minillava.data.questions import ALL_WEIGHTS, conversation, talk
+from minillava.data.natural.asking import WORDINGS, Asker
+from minillava.data.natural.talk import small_talk, talk
+from minillava.data.questions import conversation
 from minillava.data.scene_in_words import FORMS, UNTOLD, in_words
 from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene, training_scene
-from minillava.data.small_talk import SMALL_TALK
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
 from minillava.inputs.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ from minillava.training.precision import autocast
 from minillava.training.recipes import LoopConfig
 from minillava.training.run import Run, own_folder
 from minillava.training.samples import Group, endless_group
-from minillava.training.scoring import cases, natural_cases, score_in_words
+from minillava.training.scoring import cases, score_in_words
 from minillava.training.tensors import collate
 from minillava.weights import load_language_model, save_language_model
 
@@ -76,7 +76,7 @@ def name_list(index: int, as_questions: bool, groups: bool = False) -> list[Turn
         ]
     turns = []
     for word, verdict in asked:
-        turns += [("user", _about(word, Asker(rng, "training"))), ("assistant", verdict.capitalize())]
+        turns += [("user", _about(word, Asker(rng))), ("assistant", verdict.capitalize())]
     return [("user", f"{', '.join(listed)}\n{turns[0][1]}"), *turns[1:]]
 
 
@@ -171,12 +171,9 @@ def scene_talk(index: int) -> list[Turn]:
     """What the training reads: a scene in words and questions of all kinds; once in fifty small talk alone."""
     scene, rng = training_scene(index), np.random.default_rng([3, index])
     if rng.random() < 0.02:
-        pairs = list(SMALL_TALK["training"].items())
-        chosen = [pairs[i] for i in rng.permutation(len(pairs))[:3]]
-        return [turn for pair in chosen for turn in zip(("user", "assistant"), pair, strict=True)]
+        return small_talk(rng, WORDINGS)
     form = FORMS[int(rng.random() * len(FORMS))]
-    kinds = [kind for kind in ALL_WEIGHTS if kind not in UNTOLD[form]]
-    return after(in_words(scene, form, rng, fully=True), talk(scene, rng, kinds=kinds))
+    return after(in_words(scene, form, rng, fully=True), talk(scene, rng, but=UNTOLD[form]))
 
 
 def after(text: str, turns: list[Turn]) -> list[Turn]:
@@ -250,7 +247,7 @@ def learn_scenes(model: LanguageModel, tokenizer: Tokenizer, config: LoopConfig)
     """Conversations about scenes in words; twice as many name lists, which are short, stay in every step, so that
     looking up is not forgotten.
     """
-    look_up, held_out = LookUp(model, tokenizer, 2 * config.batch_size), cases("val", 20) + natural_cases(30)
+    look_up, held_out = LookUp(model, tokenizer, 2 * config.batch_size), cases("val", 40)
 
     @lru_cache(1)
     def batches(group: Group) -> list[list[list[Encoded]]]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minillava.data.questions import caption_request, talk
+from minillava.data.natural.talk import talk
+from minillava.data.questions import caption_request
 from minillava.data.records import (
     named,
     picture_name,

@@ -1,14 +1,14 @@
-"""Questions that compare: colours, numbers, sizes, only, besides, both."""
+"""Colours, patterns, numbers and sizes; only, besides and both."""
 
 from collections.abc import Iterator
 
-from minillava.data.asking import Asker, Question, which, yes_no
 from minillava.data.facts import NUMBERS, PATTERN_WORD, Facts, a, plural, sentence, there
 from minillava.data.groups import COLOR_OF, SEVERAL
+from minillava.data.natural.asking import Asker, NaturalQuestion, which, yes_no
 from minillava.data.scenes import COLOR_NAMES, PATTERNS
 
 
-def background_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
+def background_yes_no(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     color = facts.scene.color
     for yes in ask.shuffled((True, False)):
         asked = color if yes else ask.other(color, COLOR_NAMES)
@@ -16,23 +16,23 @@ def background_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
         yield yes_no("background_yes_no", text, yes, f"the background is {color}")
 
 
-def pattern(facts: Facts, ask: Asker) -> Iterator[Question]:
+def pattern(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     word = PATTERN_WORD[facts.scene.pattern]
     if ask.random() < 0.5:
-        yield Question("pattern", ask("pattern"), f"The background is {word}.", word, reads="pattern")
+        yield NaturalQuestion("pattern", ask("pattern"), f"The background is {word}.", word, reads="pattern")
     else:
         yes = ask.random() < 0.5
         asked = word if yes else PATTERN_WORD[ask.other(facts.scene.pattern, PATTERNS)]
         yield yes_no("pattern", ask("pattern_yes_no", pattern=asked), yes, f"the background is {word}")
 
 
-def color_of(facts: Facts, ask: Asker) -> Iterator[Question]:
+def color_of(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name in ask.shuffled(facts.count):
         color = COLOR_OF[name]
         verb = "has" if color == SEVERAL else "is"
         if color not in COLOR_NAMES or ask.random() < 0.6:
             answer = f"The {name} {verb} {color}."
-            yield Question("color_of", ask("color_of", name=name), answer, color, reads="thing_color")
+            yield NaturalQuestion("color_of", ask("color_of", name=name), answer, color, reads="thing_color")
         else:
             yes = ask.random() < 0.5
             asked = color if yes else ask.other(color, COLOR_NAMES)
@@ -40,7 +40,7 @@ def color_of(facts: Facts, ask: Asker) -> Iterator[Question]:
             yield yes_no("color_of", text, yes, f"the {name} is {color}")
 
 
-def more(facts: Facts, ask: Asker) -> Iterator[Question]:
+def more(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     """Yes/no, or which of the two; now and then there are as many of both."""
     for one, other in zip(ask.shuffled(facts.count), ask.shuffled(facts.count)):
         if one == other or (facts.count[one] == facts.count[other] and ask.random() < 0.97):
@@ -59,7 +59,7 @@ def more(facts: Facts, ask: Asker) -> Iterator[Question]:
             yield yes_no("more", ask("more", many=plural(first), others=plural(second)), yes, answer)
 
 
-def count_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
+def count_yes_no(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name, count in ask.shuffled(facts.count.items()):
         for yes in ask.shuffled((True, False)):
             asked = count if yes else ask.pick([n for n in range(2, 6) if n != count and abs(n - count) <= 2])
@@ -68,7 +68,7 @@ def count_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
                 yield yes_no("count_yes_no", text, yes, facts.there_is({name: count}))
 
 
-def bigger(facts: Facts, ask: Asker) -> Iterator[Question]:
+def bigger(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for big, small in ask.shuffled(facts.clear_sizes()):
         answer = f"the {big} is bigger than the {small}"
         if ask.random() < 0.4:
@@ -80,12 +80,12 @@ def bigger(facts: Facts, ask: Asker) -> Iterator[Question]:
             yield yes_no("bigger", ask("bigger", name=first, other=second), yes, answer)
 
 
-def biggest(facts: Facts, ask: Asker) -> Iterator[Question]:
+def biggest(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for key, name in ask.shuffled(facts.extremes()):
         yield which("biggest", ask(key), f"The {name} is the {key}.", (name,))
 
 
-def only(facts: Facts, ask: Asker) -> Iterator[Question]:
+def only(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name in ask.shuffled(facts.count)[: 1 if len(facts.count) > 1 else None]:
         if len(facts.things) == 1:
             yield yes_no("only", ask("only", a=a(name), name=name), True, f"there is only {a(name)}")
@@ -98,7 +98,7 @@ def _also(facts: Facts, name: str) -> str:
     return f"{there(next(iter(others.values())))} also {facts.listing(others)}"
 
 
-def besides(facts: Facts, ask: Asker) -> Iterator[Question]:
+def besides(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name in ask.shuffled(facts.count):
         if facts.count[name] > 1:
             continue
@@ -114,7 +114,7 @@ def besides(facts: Facts, ask: Asker) -> Iterator[Question]:
                 yield which("besides", text, f"There is nothing besides the {name}.", ())
 
 
-def both(facts: Facts, ask: Asker) -> Iterator[Question]:
+def both(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name in ask.shuffled(facts.count):
         yes = ask.random() < 0.6 and len(facts.count) > 1
         if len(facts.count) == 1 and ask.random() < 0.7:

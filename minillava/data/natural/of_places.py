@@ -1,14 +1,13 @@
-"""Questions about places and relations: what is where, what is beside what, either or."""
+"""Places and relations: what is on the right, is the cat above the dog, above or below, what is nearest."""
 
 from collections.abc import Iterator
 
-from minillava.data.asking import Asker, Question, which, yes_no
 from minillava.data.facts import NUMBERS, PLACE_PHRASE, Facts, a, joined, plural, sentence, swap, the
+from minillava.data.natural.asking import RELATIONS, Asker, NaturalQuestion, which, yes_no
 from minillava.data.scenes import COLOR_NAMES, OPPOSITE, PLACES, Thing, relation
-from minillava.data.wordings import REL_WORDS
 
 
-def at_place(facts: Facts, ask: Asker) -> Iterator[Question]:
+def at_place(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     """What is on the right: what is in that ninth of the picture, or else on that side, or nothing."""
     for place in ask.shuffled(PLACES):
         names = facts.names_at(place)
@@ -30,7 +29,7 @@ def _subject(names) -> str:
     return f"{joined([the(name) for name in names])} {'is' if len(names) == 1 else 'are'}"
 
 
-def where_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
+def where_yes_no(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for thing in ask.shuffled(facts.single):
         if place := facts.place(thing):
             for yes in ask.shuffled((True, False)):
@@ -50,16 +49,16 @@ def elsewhere(place: str) -> list[str]:
     return [other for other in PLACES if not (words <= set(other.split()) or set(other.split()) <= words)]
 
 
-def relation_yes_no(facts: Facts, ask: Asker) -> Iterator[Question]:
+def relation_yes_no(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for pair in ask.shuffled(facts.relations()):
         for yes in ask.shuffled((True, False)):
             one, rel, other = swap(pair, ask)
-            asked = ask.pick(REL_WORDS[rel if yes else OPPOSITE[rel]])
+            asked = ask.pick(RELATIONS[rel if yes else OPPOSITE[rel]])
             text = ask("relation_yes_no", name=one.name, thing=a(one.name), rel=asked, other=other.name)
             yield yes_no("relation_yes_no", text, yes, f"the {one.name} is {rel} the {other.name}")
 
 
-def either_or(facts: Facts, ask: Asker) -> Iterator[Question]:
+def either_or(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     makers = [
         maker(facts, ask) for maker in (_either_relation, _either_place, _either_color, _either_count, _either_name)
     ]
@@ -71,45 +70,49 @@ def either_or(facts: Facts, ask: Asker) -> Iterator[Question]:
             yield question
 
 
-def _either_relation(facts: Facts, ask: Asker) -> Iterator[Question]:
+def _either_relation(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for pair in ask.shuffled(facts.relations()):
         one, rel, other = swap(pair, ask)
         first, second = ask.shuffled((rel, OPPOSITE[rel]))
         first = first.removesuffix(" of") if ask.random() < 0.5 else first
         text = ask("either_relation", name=one.name, rel=first, opposite=second, other=other.name)
-        yield Question("either_or", text, f"The {one.name} is {rel} the {other.name}.", rel, reads="relation")
+        yield NaturalQuestion("either_or", text, f"The {one.name} is {rel} the {other.name}.", rel, reads="relation")
 
 
-def _either_place(facts: Facts, ask: Asker) -> Iterator[Question]:
+def _either_place(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for thing in ask.shuffled(facts.single):
         if place := facts.place(thing):
             first, second = ask.shuffled((place, ask.pick(elsewhere(place))))
             text = ask("either_place", name=thing.name, where=PLACE_PHRASE[first], elsewhere=PLACE_PHRASE[second])
-            yield Question("either_or", text, f"The {thing.name} is {PLACE_PHRASE[place]}.", place, reads="where")
+            yield NaturalQuestion(
+                "either_or", text, f"The {thing.name} is {PLACE_PHRASE[place]}.", place, reads="where"
+            )
 
 
-def _either_color(facts: Facts, ask: Asker) -> Iterator[Question]:
+def _either_color(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     color = facts.scene.color
     first, second = ask.shuffled((color, ask.other(color, COLOR_NAMES)))
     text = ask("either_color", color=first, wrong=second, a_color=a(first), a_wrong=a(second))
-    yield Question("either_or", text, f"The background is {color}.", color, reads="color")
+    yield NaturalQuestion("either_or", text, f"The background is {color}.", color, reads="color")
 
 
-def _either_count(facts: Facts, ask: Asker) -> Iterator[Question]:
+def _either_count(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name, count in ask.shuffled(facts.count.items()):
         first, second = ask.shuffled((count, ask.pick([n for n in range(1, 6) if n != count])))
         text = ask("either_count", number=NUMBERS[first], wrong=NUMBERS[second], many=plural(name))
-        yield Question("either_or", text, sentence(facts.there_is({name: count})), NUMBERS[count], reads="count_of")
+        yield NaturalQuestion(
+            "either_or", text, sentence(facts.there_is({name: count})), NUMBERS[count], reads="count_of"
+        )
 
 
-def _either_name(facts: Facts, ask: Asker) -> Iterator[Question]:
+def _either_name(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for name in ask.shuffled(facts.count):
         first, second = ask.shuffled((name, facts.absent(ask, hard=ask.random() < 0.5)))
         answer = sentence(facts.there_is({name: facts.count[name]}))
         yield which("either_or", ask("either_name", a=a(first), b=a(second)), answer, (name,))
 
 
-def beside(facts: Facts, ask: Asker) -> Iterator[Question]:
+def beside(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     """What is to the left of the cat: all that is, or nothing; not asked where something is neither clearly."""
     for thing in ask.shuffled(facts.single):
         found: dict[str, list[str]] = {rel: [] for rel in OPPOSITE}
@@ -120,11 +123,11 @@ def beside(facts: Facts, ask: Asker) -> Iterator[Question]:
             continue
         for rel, names in ask.shuffled(found.items()):
             if len(set(names)) == len(names) and (names or ask.random() < 0.07):
-                text = ask("beside", rel=ask.pick(REL_WORDS[rel]), name=thing.name)
+                text = ask("beside", rel=ask.pick(RELATIONS[rel]), name=thing.name)
                 yield which("beside", text, sentence(f"{_subject(names)} {rel} the {thing.name}"), names)
 
 
-def nearest(facts: Facts, ask: Asker) -> Iterator[Question]:
+def nearest(facts: Facts, ask: Asker) -> Iterator[NaturalQuestion]:
     for thing in ask.shuffled(facts.single):
         others = sorted(
             (other for other in facts.things if other is not thing), key=lambda other: _distance(thing, other)
