@@ -14,7 +14,8 @@ from minillava.data.answers import names_in
 from minillava.data.facts import plural
 from minillava.data.natural.asking import WORDINGS
 from minillava.data.scene_in_words import grid_words
-from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, training_scene
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES
+from minillava.data.training_scenes import training_scene
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX
 from minillava.pretrain import language, vision

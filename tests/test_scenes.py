@@ -20,6 +20,7 @@ from minillava.data import answers, facts, questions, scene_in_words
 from minillava.data import phrases as phrasing
 from minillava.data import scenes as world
 from minillava.data.scene_records import main, preview, records
+from minillava.data.training_scenes import LARGE_SIZES, training_scene
 from minillava.errors import run
 
 COUNT = 400
@@ -136,10 +137,10 @@ def test_held_out_pairs_are_held_out():
 
 
 def test_a_training_sees_large_things_alone():
-    large = [world.training_scene(index) for index in range(0, 16 * 30, 16)]
-    assert {scene.things[0].size for scene in large} == set(world.LARGE_SIZES)
+    large = [training_scene(index) for index in range(0, 16 * 30, 16)]
+    assert {scene.things[0].size for scene in large} == set(LARGE_SIZES)
     assert all(len(scene.things) == 1 and 0 <= edge <= 1 for scene in large for _, box in scene.boxes() for edge in box)
-    assert all(world.training_scene(index) == world.sample_scene(index) for index in range(1, 16))
+    assert all(training_scene(index) == world.sample_scene(index) for index in range(1, 16))
 
 
 def test_splits_are_disjoint_and_arguments_are_checked():

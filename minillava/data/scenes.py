@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +69,6 @@ PATTERNS = ("plain", "gradient", "stripes", "checks", "dots", "noise")
 SIZE = 112  # default side of a scene, px
 SPLITS = {"train": 0, "val": 1, "pairs": 2}  # the first word of each split's seed
 THING_SIZES = (26, 30, 34, 38, 42, 46)  # longest side before turning, px of a 112 px scene
-LARGE_SIZES = (56, 68, 80)  # of things that are alone, in some scenes of a training
 ANGLES = tuple(range(-20, 21, 5))
 MIN_DISTANCE, MAX_IOU = 26, 0.12  # between the centres (px of a 112 px scene) and the boxes of two things
 HERE = Path(__file__).parent
@@ -333,23 +332,10 @@ def sample_scene(seed: int, split: str = "train", size: int = SIZE, max_objects:
     if size != SIZE:
         scale = size / SIZE
         things = [
-            _inside(size, t.x * scale, t.y * scale, t.name, max(2, round(t.size * scale)), t.angle, t.flip, t.light)
+            inside(size, t.x * scale, t.y * scale, t.name, max(2, round(t.size * scale)), t.angle, t.flip, t.light)
             for t in things
         ]
     return Scene(seed, size, color, pattern, tuple(things))
-
-
-def training_scene(index: int) -> Scene:
-    """What a training sees: scene `index` of "train", but one in sixteen is a single large thing."""
-    if index % 16:
-        return sample_scene(index)
-    return enlarged(sample_scene(index, max_objects=1), LARGE_SIZES[index // 16 % len(LARGE_SIZES)])
-
-
-def enlarged(scene: Scene, size: int) -> Scene:
-    """The scene with its only thing `size` px large."""
-    [t] = scene.things
-    return replace(scene, things=(_inside(scene.size, t.x, t.y, t.name, size, t.angle, t.flip, t.light),))
 
 
 def _names(draw: Draws, count: int, names: list[str]) -> list[str]:
@@ -393,10 +379,10 @@ def _place(draw: Draws, look: tuple, place: int, spread: float) -> Thing:
     """A thing near the centre of cell `place` (0..8), inside the picture, its centre rounded to tenths of a pixel."""
     x = SIZE * (place % 3 + 0.5) / 3 + draw.between(-spread, spread)
     y = SIZE * (place // 3 + 0.5) / 3 + draw.between(-spread, spread)
-    return _inside(SIZE, x, y, *look)
+    return inside(SIZE, x, y, *look)
 
 
-def _inside(side: int, x: float, y: float, name: str, size: int, angle: int, flip: bool, light: float) -> Thing:
+def inside(side: int, x: float, y: float, name: str, size: int, angle: int, flip: bool, light: float) -> Thing:
     height, width = sprite(name, size, angle, flip).alpha.shape[:2]
     x = min(max(x, width / 2 + 1), side - width / 2 - 1)
     y = min(max(y, height / 2 + 1), side - height / 2 - 1)

@@ -24,7 +24,8 @@ from minillava.data.natural.asking import WORDINGS, Asker
 from minillava.data.natural.talk import small_talk, talk
 from minillava.data.questions import conversation
 from minillava.data.scene_in_words import FORMS, UNTOLD, in_words
-from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene, training_scene
+from minillava.data.scenes import COLOR_NAMES, GROUP_OF, GROUPS, NAMES, sample_scene
+from minillava.data.training_scenes import training_scene
 from minillava.errors import UserError
 from minillava.inputs.conversation import IGNORE_INDEX, Encoded, Turn, encode, render
 from minillava.inputs.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minillava.config import VisionConfig
 from minillava.data.phrases import contrastive_phrases, true_phrases
-from minillava.data.scenes import training_scene
+from minillava.data.training_scenes import training_scene
 from minillava.inputs.image import preprocess
 from minillava.inputs.tokenizer import Tokenizer
 from minillava.pretrain.language import MUON, train_tokenizer

@@ -24,7 +24,7 @@ from minillava.data.records import (
     tell_unnamed,
     without_mark,
 )
-from minillava.data.scenes import training_scene
+from minillava.data.training_scenes import training_scene
 from minillava.errors import UserError
 from minillava.files import FolderListings, check_name
 from minillava.inputs.conversation import Turn
